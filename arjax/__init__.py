@@ -1,0 +1,10 @@
+"""Deep autoregressive generative models in JAX and Flax, with exact likelihoods and cached sampling."""
+
+from arjax import distributions as distributions
+from arjax import models as models
+from arjax.likelihood import bits_per_dim as bits_per_dim
+from arjax.likelihood import ensemble_log_prob as ensemble_log_prob
+from arjax.likelihood import log_prob as log_prob
+from arjax.likelihood import score as score
+from arjax.sampling import sample as sample
+from arjax.sampling import sample_from_noise as sample_from_noise

@@ -1,0 +1,163 @@
+"""Checkpoints of a training run: the latest and the best are kept, each written whole or not at all.
+
+`<directory>/checkpoints/<step>` holds every array of a state by its path, and a record: the model they belong
+to, the evaluations so far, and a digest of all files, since orbax gives back some damaged arrays without a
+word. A finished checkpoint is renamed into place, and older ones are deleted after that: a process killed on
+the way loses nothing.
+"""
+
+import dataclasses
+import hashlib
+import json
+import os
+import re
+import shutil
+import textwrap
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import orbax.checkpoint as ocp
+from flax import traverse_util
+
+History = list[dict[str, Any]]
+"""A dictionary of JSON values per evaluation, `step` and `valid_nats` among them; the best has the lowest."""
+
+
+def steps(directory: str | os.PathLike[str]) -> list[int]:
+    """The steps that have a checkpoint in the run's folder `directory`, ascending."""
+    return sorted(int(path.name) for path in _folder(directory).glob("*") if path.name.isdigit())
+
+
+def save(directory: str | os.PathLike[str], state: Any, history: History, model: Any) -> None:
+    """Writes a checkpoint of step `history[-1]["step"]`, then deletes all but this and the best.
+
+    Args:
+        directory: the run's folder.
+        state: a pytree of arrays.
+        history: the evaluations so far.
+        model: the Linen module that the state belongs to.
+    """
+    path = _folder(directory) / str(history[-1]["step"])
+    unfinished = path.with_name(f"{path.name}.{os.getpid()}")
+    arrays = {name: np.asarray(leaf) for name, leaf in _by_name(state).items()}
+    with ocp.Checkpointer(ocp.StandardCheckpointHandler()) as orbax:
+        orbax.save(unfinished / "arrays", args=ocp.args.StandardSave(arrays), force=True)
+    record = {"model": _describe(model), "history": history}
+    record["digest"] = _digest(unfinished / "arrays", record)
+    (unfinished / "record.json").write_text(json.dumps(record))
+    unfinished.rename(path)
+    for other in path.parent.iterdir():
+        if other.name.split(".")[0].isdigit() and other.name not in (path.name, _best(history)):
+            shutil.rmtree(other)
+
+
+def restore(
+    directory: str | os.PathLike[str], state: Any, model: Any, *, best: bool = False
+) -> tuple[Any, History]:
+    """The state and the history of the latest or the best checkpoint.
+
+    Args:
+        directory: the run's folder.
+        state: what the state looks like: a pytree of arrays or of `jax.ShapeDtypeStruct`.
+        model: the Linen module that the checkpoint must belong to.
+        best: the checkpoint with the lowest validation loss instead of the latest.
+
+    Raises:
+        FileNotFoundError: there is no checkpoint.
+        ValueError: it is damaged, or of another model, optimizer or event size.
+    """
+    arrays, history = _read(directory, model, best)
+    stored = {k: f"{v.dtype}{list(v.shape)}" for k, v in arrays.items()}
+    wanted = {k: f"{v.dtype}{list(v.shape)}" for k, v in jax.eval_shape(_by_name, state).items()}
+    for k in {**stored, **wanted}:
+        if stored.get(k) != wanted.get(k):
+            raise ValueError(
+                f"checkpoint in {directory} is of another optimizer or event size: "
+                f"{k} is {stored.get(k, 'absent')}, wanted {wanted.get(k, 'absent')}"
+            )
+
+    def leaf(path: Any, like: Any) -> Any:
+        array = jnp.array(arrays[_name(path)])
+        return jax.random.wrap_key_data(array) if _is_key(like) else array
+
+    return jax.tree_util.tree_map_with_path(leaf, state), history
+
+
+def load_params(directory: str | os.PathLike[str], model: Any) -> dict[str, Any]:
+    """The `ema_params` of the best checkpoint, for `model.apply({"params": ...}, x)`; raises as `restore`."""
+    arrays, _ = _read(directory, model, best=True)
+    names = [name for name in arrays if name.startswith("ema_params/")]
+    return traverse_util.unflatten_dict({tuple(n.split("/")[1:]): jnp.array(arrays[n]) for n in names})
+
+
+def _read(directory: str | os.PathLike[str], model: Any, best: bool) -> tuple[dict[str, np.ndarray], History]:
+    if not steps(directory):
+        raise FileNotFoundError(f"no checkpoint: wanted {_folder(directory)}/<step>, as written by fit")
+    path = _folder(directory) / str(steps(directory)[-1])
+    arrays, history = _read_step(path, model)
+    if best and path.name != _best(history):
+        return _read_step(path.with_name(_best(history)), model)
+    return arrays, history
+
+
+def _read_step(path: Path, model: Any) -> tuple[dict[str, np.ndarray], History]:
+    try:
+        record = json.loads((path / "record.json").read_text())
+        if record.pop("digest") != _digest(path / "arrays", record):
+            raise ValueError("the files do not fit their digest")
+        with ocp.Checkpointer(ocp.StandardCheckpointHandler()) as orbax:
+            arrays = orbax.restore(path / "arrays")
+    except Exception as error:
+        message = f"checkpoint {path} is damaged, wanted it as saved: delete it to go on with an older one"
+        raise ValueError(message) from error
+    held, given = record["model"], _describe(model)
+    different = [k for k in {**held, **given} if held.get(k) != given.get(k)]
+    if different:
+        holds, wanted = (
+            ", ".join(f"{k}={textwrap.shorten(str(d.get(k)), 80)}" for k in ["model", *different])
+            for d in (held, given)
+        )
+        raise ValueError(f"checkpoint {path} is of another model: it holds {holds}; wanted {wanted}")
+    return arrays, record["history"]
+
+
+def _folder(directory: str | os.PathLike[str]) -> Path:
+    return Path(directory).absolute() / "checkpoints"
+
+
+def _best(history: History) -> str:
+    return str(min(history, key=lambda line: line["valid_nats"])["step"])
+
+
+def _by_name(tree: Any) -> dict[str, Any]:
+    """The leaves by their paths, such as `params/Dense_0/kernel`; PRNG keys as their data."""
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    return {_name(path): jax.random.key_data(leaf) if _is_key(leaf) else leaf for path, leaf in leaves}
+
+
+def _name(path: Any) -> str:
+    return jax.tree_util.keystr(path, simple=True, separator="/")
+
+
+def _is_key(leaf: Any) -> bool:
+    return jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+
+
+def _describe(model: Any) -> dict[str, str]:
+    """Class name and fields; functions without their address, which no other process has."""
+
+    def text(value: Any) -> str:
+        return getattr(value, "__name__", None) or re.sub(r" at 0x[0-9a-f]+", "", repr(value))
+
+    names = [field.name for field in dataclasses.fields(model) if field.name not in ("parent", "name")]
+    return {"model": type(model).__name__} | {name: text(getattr(model, name)) for name in names}
+
+
+def _digest(folder: Path, record: dict[str, Any]) -> str:
+    digest = hashlib.sha256(json.dumps(record, sort_keys=True).encode())
+    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+        digest.update(str(path.relative_to(folder)).encode() + path.read_bytes())
+    return digest.hexdigest()

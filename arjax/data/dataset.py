@@ -1,0 +1,135 @@
+"""A data set in memory, checked once at the door, and its batches."""
+
+import dataclasses
+import math
+from collections.abc import Iterator
+from typing import Self
+
+import numpy as np
+from jaxtyping import Int32, Integer
+
+SPLITS = ("train", "valid", "test")
+Batch = dict[str, Int32[np.ndarray, "b ..."]]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Dataset:
+    """Examples of one split, as integers.
+
+    Attributes:
+        x: Integers ``0..levels-1``, ``(n, *event)``; held as uint8 wherever the levels allow.
+        labels: Classes ``0..num_classes-1``, ``(n,)``, or None.
+        levels: Number of values a dimension can take.
+        name: What the set is called in messages.
+        split: ``"train"``, ``"valid"`` or ``"test"``.
+        num_classes: Number of classes; the largest label plus one where it is not given; None without labels.
+
+    Raises:
+        ValueError: Not integers, no examples, a value out of range, or labels that do not fit the examples.
+    """
+
+    x: Integer[np.ndarray, "n *event"]
+    labels: Integer[np.ndarray, "n"] | None = None
+    levels: int = 256
+    name: str = "data"
+    split: str = "train"
+    num_classes: int | None = None
+
+    def __post_init__(self):
+        name, levels = f"{self.name} ({self.split})", self.levels
+        if self.split not in SPLITS:
+            raise ValueError(f"{self.name}: unknown split {self.split!r}; want one of {', '.join(SPLITS)}")
+        if self.x.ndim < 2 or self.x.size == 0:
+            raise ValueError(f"{name}: x has shape {self.x.shape}; want (n, *event) with at least one example")
+        _check_range(f"{name}: x", self.x, levels, f"levels-1 = {levels - 1}")
+        x = self.x.astype(np.uint8, copy=False) if levels <= 256 else self.x
+        object.__setattr__(self, "x", x)
+        if self.labels is None:
+            object.__setattr__(self, "num_classes", None)
+            return
+        if self.labels.shape != (len(x),):
+            raise ValueError(f"{name}: labels of shape {self.labels.shape} do not fit {len(x)} examples")
+        num_classes = self.num_classes or int(self.labels.max()) + 1
+        _check_range(f"{name}: labels", self.labels, num_classes, f"num_classes-1 = {num_classes - 1}")
+        object.__setattr__(self, "num_classes", num_classes)
+        object.__setattr__(self, "labels", self.labels.astype(np.int32))
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+    @property
+    def event(self) -> tuple[int, ...]:
+        """Shape of one example."""
+        return self.x.shape[1:]
+
+    def take(self, index: slice | Integer[np.ndarray, "m"]) -> Self:
+        """The examples at ``index``, with their labels."""
+        labels = None if self.labels is None else self.labels[index]
+        return dataclasses.replace(self, x=self.x[index], labels=labels)
+
+    def flat(self) -> Self:
+        """The same examples with the event flattened to ``(D,)``, as MADE reads them."""
+        return dataclasses.replace(self, x=self.x.reshape(len(self), math.prod(self.event)))
+
+    def quantize(self, levels: int) -> Self:
+        """The same examples on a coarser grid: value ``v`` becomes ``v * levels // self.levels``.
+
+        Raises:
+            ValueError: ``levels`` is not in ``2..self.levels``.
+        """
+        if not 2 <= levels <= self.levels:
+            raise ValueError(f"{self.name}: cannot quantize {self.levels} levels to {levels}")
+        table = (np.arange(self.levels) * levels // self.levels).astype(np.min_scalar_type(levels - 1))
+        return dataclasses.replace(self, x=table[self.x], levels=levels)
+
+
+def _check_range(what: str, values: np.ndarray, size: int, limit: str) -> None:
+    if not np.issubdtype(values.dtype, np.integer):
+        raise ValueError(f"{what} has dtype {values.dtype}; want integers")
+    low, high = int(values.min()), int(values.max())
+    if low < 0 or high >= size:
+        raise ValueError(f"{what} has values {low}..{high}; want 0..{limit}")
+
+
+def _batch(dataset: Dataset, index: slice | np.ndarray) -> Batch:
+    batch = {"x": dataset.x[index].astype(np.int32)}
+    return batch if dataset.labels is None else batch | {"label": dataset.labels[index]}
+
+
+def batches(dataset: Dataset, batch_size: int, *, seed: int, step: int = 0) -> Iterator[Batch]:
+    """Endless shuffled batches from batch number ``step`` on, each a pure function of ``(seed, step)``.
+
+    Epoch ``e`` follows the permutation drawn from ``default_rng((seed, e))`` and leaves out only the last,
+    incomplete batch.
+
+    Yields:
+        ``"x"``: int32 ``(batch_size, *event)``; and with labels ``"label"``: int32 ``(batch_size,)``.
+
+    Raises:
+        ValueError: The batch size is not in ``1..n``, or the seed or step is negative.
+    """
+    if not 1 <= batch_size <= len(dataset):
+        raise ValueError(f"batch size {batch_size} does not fit the {len(dataset)} examples of {dataset.name}")
+    if seed < 0 or step < 0:
+        raise ValueError(f"seed and step must not be negative; got seed {seed} and step {step}")
+
+    def generate():
+        epoch, start = divmod(step, len(dataset) // batch_size)
+        while True:
+            order = np.random.default_rng((seed, epoch)).permutation(len(dataset))
+            for i in range(start, len(dataset) // batch_size):
+                yield _batch(dataset, order[i * batch_size : (i + 1) * batch_size])
+            epoch, start = epoch + 1, 0
+
+    return generate()
+
+
+def epoch_batches(dataset: Dataset, batch_size: int) -> Iterator[Batch]:
+    """Every example once, in order, for evaluation; the last batch may be smaller.
+
+    Raises:
+        ValueError: The batch size is less than one.
+    """
+    if batch_size < 1:
+        raise ValueError(f"batch size {batch_size} is less than 1")
+    return (_batch(dataset, slice(i, i + batch_size)) for i in range(0, len(dataset), batch_size))

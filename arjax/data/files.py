@@ -1,0 +1,131 @@
+"""Readers of original file formats, compressed or not; none of them writes anything."""
+
+import gzip
+import math
+import re
+import struct
+import zlib
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Int, Integer, UInt8
+
+from arjax.extras import require
+
+IMAGE_SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
+
+
+def _read_bytes(path: Path) -> bytes:
+    data = path.read_bytes()
+    if data[:2] != b"\x1f\x8b":
+        return data
+    try:
+        return gzip.decompress(data)
+    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+        raise ValueError(f"{path} is a truncated or damaged gzip file: {error}") from error
+
+
+def read_idx(path: Path, ndim: int) -> UInt8[np.ndarray, "..."]:
+    """Reads unsigned bytes in the idx format of MNIST, gzipped or not.
+
+    Args:
+        path: The file.
+        ndim: The rank wanted: 3 for images, 1 for labels.
+
+    Raises:
+        ValueError: Another magic number, or a size that its header does not announce.
+    """
+    data = _read_bytes(path)
+    header = 4 + 4 * ndim
+    if data[:4] != bytes([0, 0, 8, ndim]):
+        raise ValueError(f"{path} starts with {data[:4].hex()}; want the magic number 000008{ndim:02x}")
+    if len(data) < header:
+        raise ValueError(f"{path} is truncated: its header has {len(data)} bytes; want {header}")
+    shape = struct.unpack(f">{ndim}I", data[4:header])
+    if len(data) != header + math.prod(shape):
+        raise ValueError(f"{path} has {len(data)} bytes; want {header + math.prod(shape)} for shape {shape}")
+    return np.frombuffer(data, np.uint8, offset=header).reshape(shape)
+
+
+def read_bits(path: Path) -> UInt8[np.ndarray, "n d"]:
+    """Reads a text of zeros and ones, a row a line, gzipped or not.
+
+    Covers ``.amat`` (between spaces) and the ``.data`` files of the binary density-estimation sets (commas).
+
+    Raises:
+        ValueError: Anything but separate zeros and ones, rows of unequal length, or no rows.
+    """
+    text = _read_bytes(path).rstrip()
+    ones = text.replace(b"0", b"1")
+    if b"11" in ones or ones.translate(None, b"1 ,\t\r\n") or not ones:
+        wrong = next(re.finditer(rb"[01]{2}.*|[^01 ,\t\r\n].*|$", text))
+        line, found = 1 + text.count(b"\n", 0, wrong.start()), wrong.group()[:10].decode("ascii", "replace")
+        raise ValueError(f"{path}, line {line}: want separate 0s and 1s, found {found!r}")
+    rows = [line.translate(None, b" ,\t\r") for line in text.split(b"\n")]
+    for number, row in enumerate(rows, 1):
+        if len(row) != len(rows[0]):
+            raise ValueError(f"{path}, line {number}: {len(row)} values; want {len(rows[0])} as in line 1")
+    return np.frombuffer(b"".join(rows), np.uint8).reshape(len(rows), -1) & 1
+
+
+def read_npz(path: Path) -> dict[str, Integer[np.ndarray, "..."]]:
+    """Reads the arrays of an npz file.
+
+    Raises:
+        ValueError: The file is truncated, damaged, not an npz file, or holds anything but integers.
+    """
+    with path.open("rb") as file:
+        try:
+            with np.load(file, allow_pickle=False) as npz:
+                arrays = dict(npz)
+        except Exception as error:  # on damaged bytes zipfile and numpy raise a dozen different ones
+            raise ValueError(f"{path} is not a readable npz file: {error}") from error
+    for key, array in arrays.items():
+        if array.dtype.kind not in "iu":
+            raise ValueError(f"{path}: {key} has dtype {array.dtype}; want integers")
+    return arrays
+
+
+def _read_image(path: Path) -> UInt8[np.ndarray, "h w c"]:
+    pillow = require("PIL.Image", "experiments")
+    try:
+        with pillow.open(path) as image:
+            mode, pixels = image.mode, np.asarray(image)
+    except Exception as error:  # as above
+        raise ValueError(f"{path} is not a readable image: {error}") from error
+    if mode not in ("1", "L", "RGB"):
+        raise ValueError(f"{path} has pixels of mode {mode}; want black and white (1), grey (L) or RGB")
+    return pixels.astype(np.uint8).reshape(*pixels.shape[:2], -1)
+
+
+def read_images(
+    folder: Path, classes: list[str] | None = None
+) -> tuple[UInt8[np.ndarray, "n h w c"], Int[np.ndarray, "n"] | None]:
+    """Reads the images of a folder, or of its subfolders, in the order of their paths.
+
+    Args:
+        folder: The folder.
+        classes: Subfolders to read, in the order of their labels. By default all, sorted.
+
+    Returns:
+        The images, 0 and 1 if black and white, else 0..255; and their labels, or None without subfolders.
+
+    Raises:
+        ValueError: No images, an unreadable or truncated one, unequal sizes or numbers of channels.
+    """
+    classes = subfolders(folder) if classes is None else classes
+    places = [folder / name for name in classes] or [folder]
+    paths = [p for place in places for p in sorted(place.glob("*")) if p.suffix.lower() in IMAGE_SUFFIXES]
+    if not paths:
+        raise ValueError(f"{folder} holds no images ({', '.join(sorted(IMAGE_SUFFIXES))})")
+    images = [_read_image(path) for path in paths]
+    for path, image in zip(paths, images, strict=True):
+        if image.shape != images[0].shape:
+            raise ValueError(f"{path} has shape {image.shape}; want {images[0].shape} as {paths[0]}")
+    labels = np.array([classes.index(path.parent.name) for path in paths]) if classes else None
+    return np.stack(images), labels
+
+
+def subfolders(folder: Path) -> list[str]:
+    """Names of the subfolders, sorted, hidden ones left out."""
+    return sorted(path.name for path in folder.iterdir() if path.is_dir() and path.name[0] != ".")

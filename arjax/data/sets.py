@@ -1,0 +1,192 @@
+"""Data sets by name or path, their splits kept apart."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from arjax.data.dataset import SPLITS, Dataset
+from arjax.data.files import read_bits, read_idx, read_images, read_npz, subfolders
+from arjax.extras import require
+
+
+def load(
+    name: str | os.PathLike[str], split: str = "train", *, data_dir: str | os.PathLike[str] | None = None
+) -> Dataset:
+    """Loads one split of a data set. Nothing is downloaded or written.
+
+    Args:
+        name: One of
+
+            - ``"digits"``: scikit-learn's 8x8 digits, 17 levels: the first 1,200, the next 200, the last 397;
+            - ``"mnist"``: idx files, 256 levels; the last 10,000 of the 60,000 are for validation;
+            - ``"binarized_mnist"``: Larochelle's fixed binarization, amat files; the test file goes by digit;
+            - ``"adult"``, ``"dna"``, ``"jester"``, ``"nltcs"``, ``"plants"``: binary density-estimation sets;
+            - ``"tfds:NAME"``: features ``image`` and ``label`` of what tensorflow-datasets has prepared as
+              array_record; without a validation split, the last tenth of the training split;
+            - an npz file of ``x`` (and ``y``, ``levels``), or of ``x_train``, ``x_valid``, ``x_test`` (and
+              ``y_train`` ...); or a folder of images, its subfolders being classes, or splits that may hold
+              classes. After one fixed permutation, what has no splits is divided 8:1:1 and what has no
+              validation split 9:1.
+
+            Levels that are not stated are 2 where all values are 0 or 1, else 256.
+        split: ``"train"``, ``"valid"`` or ``"test"``.
+        data_dir: The folder of the files, or of a subfolder of that name; by default ``$ARJAX_DATA_DIR``.
+            MNIST not found there is taken from tensorflow-datasets.
+
+    Raises:
+        ValueError: An unknown set or split, or a damaged file.
+        FileNotFoundError: The folder or the files are missing.
+        ImportError: An extra is missing.
+    """
+    if split not in SPLITS:
+        raise ValueError(f"unknown split {split!r}; want one of {', '.join(SPLITS)}")
+    name, root = os.fspath(name), data_dir or os.environ.get("ARJAX_DATA_DIR")
+    if root and not Path(root).is_dir():
+        raise FileNotFoundError(f"data folder {root} does not exist")
+    folders = [Path(root), Path(root, name), Path(root, "debd", name)] if root else []
+    if name in SETS:
+        try:
+            return SETS[name](name, split, folders)
+        except FileNotFoundError as missing:
+            return _elsewhere(name, split, folders, missing)
+    if name.startswith("tfds:"):
+        return _tfds(name, split, folders)
+    path = Path(name)
+    if path.is_dir():
+        return _folder(path, split)
+    if path.suffix != ".npz":
+        known = ", ".join(SETS)
+        raise ValueError(f"unknown data set {name!r}; want {known}, tfds:NAME, an npz file or an image folder")
+    return _npz(path, split)
+
+
+def _digits(name: str, split: str, folders: list[Path]) -> Dataset:
+    digits = require("sklearn.datasets", "experiments").load_digits()
+    whole = Dataset(digits.images[..., None].astype(np.uint8), digits.target, 17, name, split, num_classes=10)
+    return whole.take({"train": slice(1200), "valid": slice(1200, 1400), "test": slice(1400, None)}[split])
+
+
+def _mnist(name: str, split: str, folders: list[Path]) -> Dataset:
+    stem = "t10k" if split == "test" else "train"
+    images = read_idx(_find(folders, f"{stem}-images-idx3-ubyte"), ndim=3)
+    labels = read_idx(_find(folders, f"{stem}-labels-idx1-ubyte"), ndim=1)
+    whole = Dataset(images[..., None], labels, 256, name, split, num_classes=10)
+    return whole.take({"train": slice(-10_000), "valid": slice(-10_000, None), "test": slice(None)}[split])
+
+
+def _binarized_mnist(name: str, split: str, folders: list[Path]) -> Dataset:
+    path = _find(folders, f"{name}_{split}.amat")
+    x = read_bits(path)
+    if x.shape[1] != 784:
+        raise ValueError(f"{path} has {x.shape[1]} values a row; want 784")
+    return Dataset(x.reshape(-1, 28, 28, 1), None, 2, name, split)
+
+
+def _debd(name: str, split: str, folders: list[Path]) -> Dataset:
+    return Dataset(read_bits(_find(folders, f"{name}.{split}.data")), None, 2, name, split)
+
+
+SETS: dict[str, Callable[[str, str, list[Path]], Dataset]] = {
+    "digits": _digits,
+    "mnist": _mnist,
+    "binarized_mnist": _binarized_mnist,
+    **dict.fromkeys(("adult", "dna", "jester", "nltcs", "plants"), _debd),
+}
+
+
+def _find(folders: list[Path], stem: str) -> Path:
+    for path in (folder / f"{stem}{suffix}" for folder in folders for suffix in ("", ".gz")):
+        if path.is_file():
+            return path
+    where = ", ".join(map(str, folders)) or "any folder: neither data_dir nor ARJAX_DATA_DIR is set"
+    raise FileNotFoundError(f"no {stem}[.gz] in {where}")
+
+
+def _elsewhere(name: str, split: str, folders: list[Path], missing: FileNotFoundError) -> Dataset:
+    if SETS[name] is _debd:
+        source = "https://github.com/UCLA-StarAI/Density-Estimation-Datasets has it"
+        raise FileNotFoundError(f"{name}: {missing}; {source}") from None
+    try:
+        return _tfds(f"tfds:{name}", split, folders, holdout="10000" if name == "mnist" else "10%")
+    except (FileNotFoundError, ImportError) as error:
+        raise FileNotFoundError(f"{name}: {missing}; {error}") from None
+
+
+def _tfds(name: str, split: str, folders: list[Path], holdout: str = "10%") -> Dataset:
+    tfds = require("tensorflow_datasets", "tfds")
+    builder, prepared = None, name.removeprefix("tfds:")
+    how = f"pip install tensorflow && tfds build {prepared} --file_format=array_record"
+    for folder in (*folders[:1], None):
+        try:
+            builder = tfds.builder(prepared, data_dir=folder, file_format="array_record")
+        except tfds.core.DatasetNotFoundError:
+            continue
+        except ValueError as error:
+            raise ValueError(f"{name} cannot be read: {error} Try {how}, in a new --data_dir") from error
+        if builder.info.splits:
+            break
+    if builder is None:
+        raise ValueError(f"unknown data set {name!r}: tensorflow-datasets has none of that name")
+    if not builder.info.splits:
+        raise FileNotFoundError(f"{name} is not prepared in {builder.data_dir}: {how}")
+    features, own = builder.info.features, {"train": "train", "valid": "validation", "test": "test"}[split]
+    if "image" not in features:
+        raise ValueError(f"{name} has the features {', '.join(features)}; want image (and label)")
+    if "validation" not in builder.info.splits and split != "test":
+        own = f"train[:-{holdout}]" if split == "train" else f"train[-{holdout}:]"
+    examples = list(builder.as_data_source(split=own))
+    shapes = {example["image"].shape for example in examples}
+    if len(shapes) > 1:
+        raise ValueError(f"{name} has images of unequal size: {sorted(shapes)[:2]}")
+    x, labels, num_classes = np.stack([example["image"] for example in examples]), None, None
+    if "label" in features:
+        labels = np.array([example["label"] for example in examples])
+        num_classes = getattr(features["label"], "num_classes", None)
+    return Dataset(x, labels, _levels(x), name, split, num_classes)
+
+
+def _npz(path: Path, split: str) -> Dataset:
+    arrays = read_npz(path)
+    names = {part: f"_{part}".rstrip("_") for part in ("", *SPLITS)}
+    xs = {part: arrays[f"x{name}"] for part, name in names.items() if f"x{name}" in arrays}
+    ys = {part: arrays[f"y{name}"] for part, name in names.items() if f"y{name}" in arrays}
+    if not xs:
+        raise ValueError(f"{path} holds {', '.join(arrays)}; want x (and y) or x_train (and y_train) ...")
+    levels = arrays["levels"].item() if "levels" in arrays else max(map(_levels, xs.values()))
+    num_classes = 1 + max((int(y.max(initial=0)) for y in ys.values()), default=0)
+
+    def read(part: str) -> Dataset:
+        x = xs[part][..., None] if xs[part].ndim == 3 else xs[part]
+        return Dataset(x, ys.get(part), levels, str(path), split, num_classes)
+
+    return _divide(str(path), set(xs), split, read)
+
+
+def _folder(folder: Path, split: str) -> Dataset:
+    parts = set(subfolders(folder)) & set(SPLITS) or {""}
+    classes = sorted({name for part in parts for name in subfolders(folder / part)})
+
+    def read(part: str) -> Dataset:
+        x, labels = read_images(folder / part, classes)
+        return Dataset(x, labels, _levels(x), str(folder), split, len(classes))
+
+    return _divide(str(folder), parts, split, read)
+
+
+def _levels(x: np.ndarray) -> int:
+    return 2 if x.max(initial=0) <= 1 else 256
+
+
+def _divide(name: str, parts: set[str], split: str, read: Callable[[str], Dataset]) -> Dataset:
+    if split in parts and (split != "train" or "valid" in parts):
+        return read(split)
+    if parts == {""}:
+        whole, tenths = read(""), {"train": (0, 8), "valid": (8, 9), "test": (9, 10)}
+    elif "train" in parts and split != "test":
+        whole, tenths = read("train"), {"train": (0, 9), "valid": (9, 10)}
+    else:
+        raise ValueError(f"{name} has no {split} split; it has {', '.join(sorted(parts))}")
+    start, stop = (len(whole) * tenth // 10 for tenth in tenths[split])
+    return whole.take(np.random.default_rng(0).permutation(len(whole))[start:stop])

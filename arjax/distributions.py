@@ -1,0 +1,218 @@
+"""Output distributions over the integers `0..levels-1`: what a network's parameters mean.
+
+Each is a frozen, hashable dataclass that knows nothing of networks. Its parameters lie on the last axis of an
+array `(..., num_params)`, and its methods give one value for each place of the leading axes:
+
+- `log_prob(params, x)` in nats, stable and with finite gradients however extreme the parameters are;
+- `quantile(params, u)`, the inverse CDF: the smallest x with `CDF(x) > u`, for u in [0, 1). It never falls as
+  u grows, and rounding never takes it to a level of probability 0, such as the last one for u near 1;
+- `mean(params)` in levels, and `mode(params)`, the most probable level (the lowest of equals);
+- `temper(params, temperature)`, the parameters of a sharper (temperature < 1) or flatter (> 1) distribution.
+
+Parameters of any float dtype are computed with in float32. `x` may have any integer dtype; outside
+`0..levels-1` its log-probability has no meaning. Parameters of the wrong length raise a `ValueError`.
+"""
+
+import dataclasses
+import math
+from collections.abc import Callable
+from typing import ClassVar
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int, Int32
+
+
+@dataclasses.dataclass(frozen=True)
+class Bernoulli:
+    """One logit for each binary value: `p(1) = sigmoid(logit)`."""
+
+    levels: ClassVar[int] = 2
+    num_params: ClassVar[int] = 1
+
+    def log_prob(self, params: Float[Array, "... 1"], x: Int[Array, "..."]) -> Float[Array, "..."]:
+        """Log-probability of `x` in nats."""
+        logit = _checked(self, params)[..., 0]
+        return jax.nn.log_sigmoid(jnp.where(x == 1, logit, -logit))
+
+    def quantile(self, params: Float[Array, "... 1"], u: Float[Array, "..."]) -> Int32[Array, "..."]:
+        """The smallest x with `CDF(x) > u`: 1 where `u >= p(0)`."""
+        logit = _checked(self, params)[..., 0]
+        return (u.astype(jnp.float32) >= jax.nn.sigmoid(-logit)).astype(jnp.int32)
+
+    def mean(self, params: Float[Array, "... 1"]) -> Float[Array, "..."]:
+        """`p(1)`."""
+        return jax.nn.sigmoid(_checked(self, params)[..., 0])
+
+    def mode(self, params: Float[Array, "... 1"]) -> Int32[Array, "..."]:
+        """The more probable value."""
+        return (_checked(self, params)[..., 0] > 0).astype(jnp.int32)
+
+    def temper(self, params: Float[Array, "... 1"], temperature: float | Array) -> Float[Array, "... 1"]:
+        """The logit divided by `temperature`, a scalar > 0."""
+        return _checked(self, params) / jnp.asarray(temperature, jnp.float32)
+
+
+@dataclasses.dataclass(frozen=True)
+class Categorical:
+    """One logit for each level: `p(x) = softmax(logits)[x]`."""
+
+    levels: int
+
+    def __post_init__(self) -> None:
+        _require("levels", self.levels, 2)
+
+    @property
+    def num_params(self) -> int:
+        """Length of the parameters' last axis: `levels`."""
+        return self.levels
+
+    def log_prob(self, params: Float[Array, "... p"], x: Int[Array, "..."]) -> Float[Array, "..."]:
+        """Log-probability of `x` in nats."""
+        log_probs = jax.nn.log_softmax(_checked(self, params))
+        index = x[..., None].astype(jnp.int32)
+        return jnp.take_along_axis(log_probs, index, axis=-1, mode="clip")[..., 0]
+
+    def quantile(self, params: Float[Array, "... p"], u: Float[Array, "..."]) -> Int32[Array, "..."]:
+        """The smallest x with `CDF(x) > u`, by bisection (see `_invert_cdf`)."""
+        probs = jax.nn.softmax(_checked(self, params))
+        level = jax.lax.broadcasted_iota(jnp.int32, probs.shape, probs.ndim - 1)
+        return _invert_cdf(probs, lambda x: (level <= x[..., None]).astype(jnp.float32), u, self.levels)
+
+    def mean(self, params: Float[Array, "... p"]) -> Float[Array, "..."]:
+        """Expected level."""
+        probs = jax.nn.softmax(_checked(self, params))
+        return jnp.sum(probs * jax.lax.broadcasted_iota(jnp.float32, probs.shape, probs.ndim - 1), axis=-1)
+
+    def mode(self, params: Float[Array, "... p"]) -> Int32[Array, "..."]:
+        """The most probable level."""
+        return jnp.argmax(_checked(self, params), axis=-1).astype(jnp.int32)
+
+    def temper(self, params: Float[Array, "... p"], temperature: float | Array) -> Float[Array, "... p"]:
+        """The logits divided by `temperature`, a scalar > 0."""
+        return _checked(self, params) / jnp.asarray(temperature, jnp.float32)
+
+
+@dataclasses.dataclass(frozen=True)
+class DiscretizedLogisticMixture:
+    """Mixture of discretized logistics for one channel (PixelCNN++, Salimans et al. 2017, arXiv 1701.05517).
+
+    The parameters are `[logits K | means K | log_scales K]`, in units in which the levels are spread evenly
+    over [-1, 1]. A level has the mass of each logistic between its edges, half a level width on either side;
+    the first and the last level take the tails. Log-scales are bounded below at the same fraction of a level
+    width for any number of levels: -7 for 256, as published, and -12.5 for 65,536.
+    """
+
+    num_mixtures: int = 10
+    levels: int = 256
+
+    def __post_init__(self) -> None:
+        _require("num_mixtures", self.num_mixtures, 1)
+        _require("levels", self.levels, 2)
+
+    @property
+    def num_params(self) -> int:
+        """Length of the parameters' last axis: `3 * num_mixtures`."""
+        return 3 * self.num_mixtures
+
+    def log_prob(self, params: Float[Array, "... p"], x: Int[Array, "..."]) -> Float[Array, "..."]:
+        """Log-probability of `x` in nats."""
+        logits, means, log_scales = self._components(params)
+        log_masses = _log_bin_mass(x[..., None], means, log_scales, self.levels)
+        return jax.nn.logsumexp(jax.nn.log_softmax(logits) + log_masses, axis=-1)
+
+    def quantile(self, params: Float[Array, "... p"], u: Float[Array, "..."]) -> Int32[Array, "..."]:
+        """The smallest x with `CDF(x) > u`: the mixture's own inverse CDF, by bisection (see `_invert_cdf`).
+
+        It takes `ceil(log2(levels))` evaluations of the mixture's CDF, each at the upper edge of a level.
+        """
+        logits, means, log_scales = self._components(params)
+
+        def component_cdfs(x: Array) -> Array:
+            return jax.nn.sigmoid(_upper_edge(x[..., None], means, log_scales, self.levels))
+
+        return _invert_cdf(jax.nn.softmax(logits), component_cdfs, u, self.levels)
+
+    def mean(self, params: Float[Array, "... p"]) -> Float[Array, "..."]:
+        """Expected level, summed over all levels: memory `levels` times the result."""
+        probs = jnp.exp(self._log_probs(params))
+        return jnp.sum(probs * jax.lax.broadcasted_iota(jnp.float32, probs.shape, 0), axis=0)
+
+    def mode(self, params: Float[Array, "... p"]) -> Int32[Array, "..."]:
+        """The most probable of all levels: memory `levels` times the result."""
+        return jnp.argmax(self._log_probs(params), axis=0).astype(jnp.int32)
+
+    def temper(self, params: Float[Array, "... p"], temperature: float | Array) -> Float[Array, "... p"]:
+        """Logits divided, scales multiplied by `temperature`, a scalar > 0."""
+        logits, means, log_scales = self._components(params)
+        temperature = jnp.asarray(temperature, jnp.float32)
+        return jnp.concatenate([logits / temperature, means, log_scales + jnp.log(temperature)], axis=-1)
+
+    def _components(self, params: Array) -> tuple[Array, Array, Array]:
+        logits, means, log_scales = jnp.split(_checked(self, params), 3, axis=-1)
+        return logits, means, jnp.maximum(log_scales, _min_log_scale(self.levels))
+
+    def _log_probs(self, params: Array) -> Array:
+        """Log-probabilities of all levels, on a new first axis."""
+        shape = params.shape[:-1]
+        return jax.lax.map(lambda x: self.log_prob(params, jnp.full(shape, x)), jnp.arange(self.levels))
+
+
+def _checked(distribution: Bernoulli | Categorical | DiscretizedLogisticMixture, params: Array) -> Array:
+    if params.shape[-1:] != (distribution.num_params,):
+        raise ValueError(
+            f"{distribution} needs parameters (..., {distribution.num_params}), got shape {params.shape}"
+        )
+    return params.astype(jnp.float32)
+
+
+def _require(name: str, value: int, least: int) -> None:
+    if value < least:
+        raise ValueError(f"{name} must be at least {least}, got {value}")
+
+
+def _invert_cdf(weights: Array, cdfs: Callable[[Array], Array], u: Array, levels: int) -> Array:
+    """The number of levels with `CDF(x) <= u`, by a bisection over the levels that is unrolled while tracing.
+
+    The CDF is a mixture of `cdfs(x)`, F, by `weights`, w, both `(..., k)`. Each step asks whether
+    `sum(w * (F - u)) <= 0`. Once every F is 1 the answer is no for any u < 1, however the sum is rounded, and
+    where no F changes the answer stays the same: no level without mass is chosen. A larger u only turns
+    answers to yes.
+    """
+    u = u.astype(jnp.float32)
+    x = jnp.zeros(u.shape, jnp.int32)
+    for bit in reversed(range((levels - 1).bit_length())):
+        above = x + 2**bit
+        excess = jnp.sum(weights * (cdfs(above - 1) - u[..., None]), axis=-1)
+        x = jnp.where((above < levels) & (excess <= 0), above, x)
+    return x
+
+
+def _min_log_scale(levels: int) -> float:
+    return -7.0 - math.log((levels - 1) / 255)
+
+
+def _upper_edge(x: Array, mean: Array, log_scale: Array, levels: int) -> Array:
+    """The upper edge of level `x`, standardized: (edge - mean) / scale. The lower edge is that of `x - 1`."""
+    # In half level widths the edges are integers: neighbours share theirs exactly, at any number of levels.
+    edge = (2 * x + 2 - levels).astype(jnp.float32)
+    return (edge - (levels - 1) * mean) * (jnp.exp(-log_scale) / (levels - 1))
+
+
+def _log_bin_mass(x: Array, mean: Array, log_scale: Array, levels: int) -> Array:
+    """Log-mass of level `x` under a logistic with `mean` and `exp(log_scale)` in units of [-1, 1], in nats.
+
+    With p and q the standardized edges, `F(p) - F(q) = F(p) (1 - F(q)) (1 - exp(q - p))`: no cancellation.
+    """
+    x = x.astype(jnp.int32)
+    log_cdf = jax.nn.log_sigmoid(_upper_edge(x, mean, log_scale, levels))
+    log_survival = jax.nn.log_sigmoid(-_upper_edge(x - 1, mean, log_scale, levels))
+    # The bound keeps the logarithm finite under scales so large that a level's width vanishes beside them.
+    width = jnp.maximum(2 / (levels - 1) * jnp.exp(-log_scale), 1e-30)
+    inner = log_cdf + log_survival + _log1mexp(width)
+    return jnp.where(x <= 0, log_cdf, jnp.where(x >= levels - 1, log_survival, inner))
+
+
+def _log1mexp(x: Array) -> Array:
+    """`log(1 - exp(-x))` for x > 0, to within a rounding of 1. No branch, so no NaN in its derivative."""
+    return jnp.log(-jnp.expm1(-x))

@@ -1,0 +1,103 @@
+"""Likelihoods by teacher forcing: every conditional of every example in one parallel pass."""
+
+import math
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jaxtyping import Float
+
+
+def log_prob(model: Any, variables: Any, x: Array | np.ndarray, cond: Any = None) -> Float[Array, "b"]:
+    """Log-probability of each example, in nats: the sum of the log-probabilities of its conditionals.
+
+    Args:
+        model: a Linen module with an `output` distribution.
+        variables: its variables, such as `{"params": ...}`.
+        x: integers `0..levels-1` of shape `(batch, *event)`.
+        cond: conditioning as the model wants it, one per example.
+
+    Raises:
+        ValueError: `x` is not of integers, or (checked outside of `jit`) has values out of range.
+    """
+    check_data(x, model.output.levels)
+    return _log_prob(model, variables, x, cond)
+
+
+def bits_per_dim(model: Any, variables: Any, x: Array | np.ndarray, cond: Any = None) -> Float[Array, "b"]:
+    """Negative log-likelihood of each example in bits per data dimension; arguments as `log_prob`."""
+    return nats_to_bits_per_dim(-log_prob(model, variables, x, cond), x.shape[1:])
+
+
+def nats_to_bits_per_dim(nats, event: tuple[int, ...]):
+    """Nats per example to bits per dimension of an event of shape `event`."""
+    return nats / (math.log(2) * math.prod(event))
+
+
+def ensemble_log_prob(
+    model: Any,
+    variables: Any,
+    seeds: Array | np.ndarray,
+    x: Array | np.ndarray,
+    cond: Any = None,
+    *,
+    chunk: int = 4,
+) -> Float[Array, "b"]:
+    """Log-probability under the uniform mixture of a mask-agnostic model's members, in nats.
+
+    `log 1/S sum_s p_s(x)` of joint probabilities (averaging conditionals or logits over members with different
+    orders is no likelihood). Members are evaluated `chunk` at a time by `vmap` over the seeds.
+
+    Args:
+        model: a model that reads `variables["masks"]["seed"]`, such as `MADE`.
+        variables: its variables.
+        seeds: `Int[S]`, one per member.
+        x: integers of shape `(batch, *event)`.
+        cond: conditioning as the model wants it.
+        chunk: members evaluated at once.
+    """
+    check_data(x, model.output.levels)
+    return _ensemble_log_prob(model, variables, jnp.asarray(seeds), x, cond, chunk)
+
+
+def score(model: Any, variables: Any, x: Array | np.ndarray, cond: Any = None) -> Any:
+    """Gradient of each example's log-probability with respect to the parameters (the Fisher score).
+
+    A pytree like `variables["params"]` whose leaves have the batch as their first axis.
+    """
+    check_data(x, model.output.levels)
+
+    def one(params, x, cond):
+        batch = jax.tree.map(lambda leaf: leaf[None], (x, cond))
+        return _log_prob(model, {**variables, "params": params}, *batch)[0]
+
+    return jax.vmap(jax.grad(one), in_axes=(None, 0, 0))(variables["params"], x, cond)
+
+
+def check_data(x: Array | np.ndarray, levels: int) -> None:
+    """Raises `ValueError` unless `x` holds integers `0..levels-1` (the range only if `x` is concrete)."""
+    if not jnp.issubdtype(x.dtype, jnp.integer):
+        raise ValueError(f"integers 0..{levels - 1} are wanted, got dtype {x.dtype}")
+    if not isinstance(x, jax.core.Tracer) and x.size:
+        values = np.asarray(x)
+        low, high = values.min(), values.max()
+        if low < 0 or high >= levels:
+            raise ValueError(f"integers 0..{levels - 1} are wanted, got values {low}..{high}")
+
+
+@partial(jax.jit, static_argnames="model")
+def _log_prob(model, variables, x, cond):
+    log_probs = model.output.log_prob(model.apply(variables, x, cond), x)
+    return log_probs.reshape(x.shape[0], -1).sum(-1)
+
+
+@partial(jax.jit, static_argnames=("model", "chunk"))
+def _ensemble_log_prob(model, variables, seeds, x, cond, chunk):
+    def member(seed):
+        return _log_prob(model, {**variables, "masks": {"seed": seed}}, x, cond)
+
+    members = jax.lax.map(member, seeds, batch_size=chunk)
+    return jax.nn.logsumexp(members, axis=0) - math.log(seeds.shape[0])

@@ -1,0 +1,66 @@
+"""Masks from ranks: who may see whom. Boolean arrays, `mask[input, output]`; numpy in, numpy out, jax likewise."""
+
+from typing import Literal
+
+import numpy as np
+
+
+def connect(in_ranks, out_ranks, *, strict: bool):
+    """Connects an input to an output if its rank is not larger, or `strict`ly smaller. Shape `(in, out)`.
+
+    MADE (Germain et al., 2015): hidden layers use equation 12 (not strict), the output layer and the direct
+    connections equation 13 (strict).
+    """
+    earlier = in_ranks[:, None] < out_ranks[None]
+    return earlier if strict else earlier | (in_ranks[:, None] == out_ranks[None])
+
+
+def hidden_degrees(features: int, size: int) -> np.ndarray:
+    """Degrees of MADE's hidden units for an event of `size` variables: sorted, evenly spread over `0..size-2`.
+
+    A unit of degree m sees the variables of rank 0..m. Every degree occurs if `features >= size - 1`, without
+    which some variables would be independent for no reason. Shape `(features,)`.
+    """
+    return np.arange(features) * max(size - 1, 1) // features
+
+
+def convolution(
+    kernel_size: tuple[int, int],
+    in_features: int,
+    out_features: int,
+    mask_type: Literal["A", "B"],
+    groups: int = 1,
+) -> np.ndarray:
+    """The raster-order mask of an image convolution, van den Oord et al. (2016a), figure 2.
+
+    Taps before the centre connect everything. At the centre, features form `groups` equal blocks (the colours
+    of a pixel) and a block sees the earlier ones ("A") or itself too ("B"). Shape `(rows, columns, in, out)`.
+    """
+    if mask_type not in ("A", "B"):
+        raise ValueError(f"mask_type is 'A' or 'B', got {mask_type!r}")
+    if in_features % groups or out_features % groups:
+        raise ValueError(f"{groups} groups do not divide {in_features} input and {out_features} output features")
+    rows, columns = kernel_size
+    mask = np.zeros((rows * columns, in_features, out_features), bool)
+    centre = rows // 2 * columns + columns // 2
+    mask[:centre] = True
+    in_groups, out_groups = (np.arange(n) * groups // n for n in (in_features, out_features))
+    mask[centre] = connect(in_groups, out_groups, strict=mask_type == "A")
+    return mask.reshape(rows, columns, in_features, out_features)
+
+
+def attention(ranks, *, strict: bool = False):
+    """Every earlier position in the order, and the present one unless `strict`. Shape `(n, n)`: key, query."""
+    return connect(ranks.ravel(), ranks.ravel(), strict=strict)
+
+
+def local_attention(ranks, window: int, *, strict: bool = False):
+    """The `window` latest positions of `attention`, the present one included. Shape `(n, n)`: key, query."""
+    ranks = ranks.ravel()
+    return attention(ranks, strict=strict) & (ranks[None] - ranks[:, None] < window)
+
+
+def strided_attention(ranks, stride: int, *, strict: bool = False):
+    """Every `stride`-th position back from the present one (Child et al., 2019). Shape `(n, n)`: key, query."""
+    ranks = ranks.ravel()
+    return attention(ranks, strict=strict) & ((ranks[None] - ranks[:, None]) % stride == 0)

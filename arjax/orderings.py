@@ -1,0 +1,74 @@
+"""Orders of generation as rank arrays: `ranks[position]` is the step at which a position is generated.
+
+A rank array has the shape of the event and holds each of `0..n-1` once; `inverse` turns it into the list of
+positions in the order of generation. Every function but `random` returns numpy, so masks built from it are
+compile-time constants.
+"""
+
+import math
+
+import jax
+import numpy as np
+from jaxtyping import Array, Int
+
+
+def raster(shape: tuple[int, ...]) -> np.ndarray:
+    """Row by row, left to right; the order of a sequence or of a flattened array. Ranks of shape `shape`."""
+    return np.arange(math.prod(shape)).reshape(shape)
+
+
+def column(shape: tuple[int, int]) -> np.ndarray:
+    """Column by column, top to bottom. Ranks of shape `(height, width)`."""
+    return raster(shape[::-1]).T
+
+
+def serpentine(shape: tuple[int, int]) -> np.ndarray:
+    """Row by row, alternately left to right and right to left. Ranks of shape `(height, width)`."""
+    ranks = raster(shape)
+    ranks[1::2] = ranks[1::2, ::-1]
+    return ranks
+
+
+def zigzag(shape: tuple[int, int]) -> np.ndarray:
+    """Diagonal by diagonal from the top left corner, each from its top right end. Ranks `(height, width)`."""
+    rows, columns = np.indices(shape)
+    return _ranks_of(rows + columns, rows)
+
+
+def subscale(shape: tuple[int, int], factor: int) -> np.ndarray:
+    """Interleaved slices of every `factor`-th row and column, slice after slice (Menick and Kalchbrenner, 2018).
+
+    Ranks of shape `(height, width)`; within a slice the order is raster. Raises `ValueError` if `factor` does
+    not divide both sides.
+    """
+    if factor < 1 or any(side % factor for side in shape):
+        raise ValueError(f"subscale: factor {factor} does not divide an image of {shape[0]}x{shape[1]}")
+    rows, columns = np.indices(shape)
+    return _ranks_of(rows % factor, columns % factor, rows, columns)
+
+
+def random(key: Array, shape: tuple[int, ...]) -> Int[Array, "..."]:
+    """A uniformly random order, as a traceable function of a PRNG key. Ranks of shape `shape`."""
+    return jax.random.permutation(key, math.prod(shape)).reshape(shape)
+
+
+def inverse(ranks):
+    """Flat positions in the order of generation: `inverse(ranks)[t]` is generated at step `t`. Shape `(n,)`."""
+    return ranks.ravel().argsort()
+
+
+def check(ranks, event: tuple[int, ...]) -> np.ndarray:
+    """`ranks` as a numpy array of shape `event`; `ValueError` unless it holds each of `0..n-1` once."""
+    size = math.prod(event)
+    array = np.asarray(ranks)
+    if array.size != size or not np.array_equal(np.sort(array.ravel()), np.arange(size)):
+        raise ValueError(f"an ordering of {event} holds each of 0..{size - 1} once, got {array.tolist()}")
+    return array.reshape(event)
+
+
+def _ranks_of(*keys: np.ndarray) -> np.ndarray:
+    """Ranks of positions sorted by the first key, ties by the second, and so on."""
+    order = np.lexsort([key.ravel() for key in reversed(keys)])
+    ranks = np.empty(order.size, dtype=int)
+    ranks[order] = np.arange(order.size)
+    return ranks.reshape(keys[0].shape)

@@ -1,0 +1,226 @@
+"""Pictures of images, of training and of what a conditional sees, each written whole or not at all.
+
+They need the extra "experiments"; without it an `ImportError` says how to install it.
+"""
+
+import contextlib
+import math
+import os
+from collections.abc import Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jaxtyping import Float, Int
+
+from arjax.extras import require
+from arjax.likelihood import check_data, nats_to_bits_per_dim
+
+BACKGROUND, INK = (255, 255, 255), (64, 64, 64)
+
+
+def image_grid(
+    images: Int[Array | np.ndarray, "n h w c"],
+    path: str | os.PathLike[str],
+    *,
+    levels: int,
+    columns: int,
+    row_labels: Sequence[str] | None = None,
+    scale: int | None = None,
+) -> None:
+    """Writes images as one PNG, row after row, enlarged without smoothing, thin gaps between them.
+
+    Args:
+        images: integers `0..levels-1` (black to white) of shape `(n, h, w, c)`, c being 1 or 3.
+        path: the file.
+        levels: number of values of a pixel.
+        columns: images in a row; the last row may be shorter.
+        row_labels: a text for each row, on its left.
+        scale: side of a pixel in the picture; by default so many that an image is about 64 high.
+
+    Raises:
+        ValueError: the images are not integers in range, or shape or labels do not fit.
+    """
+    images = np.asarray(images)
+    if images.ndim != 4 or images.shape[-1] not in (1, 3):
+        raise ValueError(f"images of shape (n, h, w, 1 or 3) are wanted, got {images.shape}")
+    check_data(jnp.asarray(images), levels)
+    n, h, w, _ = images.shape
+    rows = math.ceil(n / columns)
+    if row_labels is not None and len(row_labels) != rows:
+        raise ValueError(f"{rows} row labels are wanted, got {len(row_labels)}")
+    scale = scale or max(1, round(64 / h))
+    gap = math.ceil(scale / 4)
+
+    tiles = np.full((rows * columns, h * scale + gap, w * scale + gap, 3), BACKGROUND, np.uint8)
+    grey = images.astype(np.int64) * 255 // (levels - 1)
+    tiles[:n, gap:, gap:] = grey.repeat(scale, axis=1).repeat(scale, axis=2)
+    _, height, width, _ = tiles.shape
+    grid = tiles.reshape(rows, columns, height, width, 3).swapaxes(1, 2)
+    _write_grid(grid.reshape(rows * height, columns * width, 3), path, gap, row_labels or [])
+
+
+def _write_grid(grid: np.ndarray, path: str | os.PathLike[str], gap: int, row_labels: Sequence[str]) -> None:
+    pillow, drawing, fonts = (
+        require(f"PIL.{name}", "experiments") for name in ("Image", "ImageDraw", "ImageFont")
+    )
+    height, width, _ = grid.shape
+    font = fonts.load_default(16)
+    margin = max((math.ceil(font.getlength(label)) + 16 for label in row_labels), default=0)
+    image = pillow.new("RGB", (margin + width + gap, height + gap), BACKGROUND)
+    image.paste(pillow.fromarray(grid), (margin, 0))
+    draw = drawing.Draw(image)
+    for i, label in enumerate(row_labels):
+        middle = gap + (i + 0.5) * height / len(row_labels)
+        draw.text((margin - 8, middle), label, fill=INK, font=font, anchor="rm")
+    with _whole(path) as temporary:
+        image.save(temporary, format="PNG")
+
+
+def curves(
+    history: Sequence[dict[str, Any]],
+    path: str | os.PathLike[str],
+    baseline: tuple[str, float] | None = None,
+    *,
+    event: tuple[int, ...] | None = None,
+) -> None:
+    """Draws the training and validation loss over the steps, the best validation marked, as a PNG.
+
+    Args:
+        history: the lines of a run's `metrics.jsonl`, as `arjax.training.fit` returns them.
+        path: the file.
+        baseline: the name and the value of a horizontal line, in the unit of the picture.
+        event: the shape of an event, for a picture in bits/dim instead of nats.
+    """
+
+    def values(key: str) -> list[float]:
+        nats = [line[key] for line in history]
+        return nats if event is None else [nats_to_bits_per_dim(value, event) for value in nats]
+
+    steps, valid = [line["step"] for line in history], values("valid_nats")
+    best = int(np.argmin(valid))
+    picture = figure(6.4, 4)
+    axes = picture.subplots()
+    axes.plot(steps, values("train_nats"), color="tab:blue", alpha=0.6, label="training")
+    axes.plot(steps, valid, color="tab:orange", label="validation")
+    axes.plot(steps[best], valid[best], "o", color="tab:orange", label=f"best: {valid[best]:.4g}")
+    if baseline:
+        name, value = baseline
+        axes.axhline(value, color="0.4", linestyle="--", linewidth=1, label=f"{name}: {value:.4g}")
+    axes.set(xlabel="step", ylabel="nats" if event is None else "bits/dim")
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(alpha=0.25)
+    axes.legend(frameon=False)
+    save(picture, path)
+
+
+def receptive_field(
+    model: Any,
+    variables: Any,
+    event: tuple[int, ...],
+    position: tuple[int, ...],
+    path: str | os.PathLike[str],
+    cond: Any = None,
+) -> None:
+    """Draws `receptive_field_map` on random events as a PNG, on a logarithmic scale; grey is exactly zero.
+
+    Args:
+        model: a Linen module with an `output` distribution.
+        variables: its variables, such as `{"params": ...}`.
+        event: the shape of an event; of images, the channels are summed.
+        position: an index into an event, such as `(row, column, channel)`, marked in the picture.
+        path: the file.
+        cond: conditioning as the model wants it; as many events are drawn as it has examples, 16 without.
+    """
+    colors, patches = (require(f"matplotlib.{name}", "experiments") for name in ("colors", "patches"))
+    count = next((len(leaf) for leaf in jax.tree.leaves(cond)), 16)
+    x = np.random.default_rng(0).integers(0, model.output.levels, (count, *event), np.int32)
+    field = np.asarray(receptive_field_map(model, variables, x, position, cond))
+    field = field.sum(-1) if field.ndim == 3 else field.reshape(-1, event[-1])
+    row, column = position[:2] if len(event) == 3 else (0, *position)[-2:]
+
+    height, aspect = (5.4, "equal") if len(field) > 1 else (1.6, "auto")
+    picture = figure(6.4, height)
+    axes = picture.subplots()
+    axes.set_facecolor("0.88")
+    most = field.max() or 1.0
+    shown = axes.imshow(
+        np.ma.masked_equal(field, 0), norm=colors.LogNorm(most / 1e4, most, clip=True), aspect=aspect
+    )
+    axes.add_patch(patches.Rectangle((column - 0.5, row - 0.5), 1, 1, fill=False, color="tab:red", linewidth=2))
+    axes.set(xticks=[], yticks=[], title=f"influence on position {position}")
+    picture.colorbar(shown, ax=axes, label="|∂ parameters / ∂ x|")
+    save(picture, path)
+
+
+def receptive_field_map(
+    model: Any,
+    variables: Any,
+    x: Int[Array | np.ndarray, "b ..."],
+    position: tuple[int, ...],
+    cond: Any = None,
+) -> Float[Array, "..."]:
+    """How much each entry of an event moves the parameters of one conditional.
+
+    `sum_k |d params[position, k] / d x|`, averaged over the examples and taken a quarter of a level above
+    their integers, where every encoding is differentiable. Zero where the conditional does not look.
+
+    Args:
+        model: a Linen module with an `output` distribution.
+        variables: its variables, such as `{"params": ...}`.
+        x: integers `0..levels-1` of shape `(batch, *event)`.
+        position: an index into an event.
+        cond: conditioning as the model wants it, one per example.
+
+    Returns:
+        An array of the shape of an event.
+
+    Raises:
+        ValueError: `x` is not of integers in range, or `position` is not within an event.
+    """
+    x = jnp.asarray(x)
+    check_data(x, model.output.levels)
+    event = x.shape[1:]
+    if len(position) != len(event) or not all(0 <= i < size for i, size in zip(position, event, strict=True)):
+        raise ValueError(f"position is an index into an event of shape {event}, got {position}")
+    return _receptive_field_map(model, variables, x, tuple(position), cond)
+
+
+@partial(jax.jit, static_argnames=("model", "position"))
+def _receptive_field_map(model, variables, x, position, cond):
+    def params(x, cond):
+        x, cond = jax.tree.map(lambda leaf: leaf[None], (x, cond))
+        return model.apply(variables, x, cond)[0][position]
+
+    def influence(example):
+        return jnp.abs(jax.jacrev(params)(*example)).sum(0)
+
+    return jax.lax.map(influence, (x.astype(jnp.float32) + 0.25, cond)).mean(0)
+
+
+def figure(width: float, height: float) -> Any:
+    """A matplotlib figure of so many inches that no global state knows of; see `save`."""
+    return require("matplotlib.figure", "experiments").Figure((width, height), dpi=150, layout="constrained")
+
+
+def save(figure: Any, path: str | os.PathLike[str]) -> None:
+    """Writes a matplotlib figure as a PNG."""
+    with _whole(path) as temporary:
+        figure.savefig(temporary, format="png")
+
+
+@contextlib.contextmanager
+def _whole(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """A temporary file beside `path` that takes its place once it is written."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f"{path.name}.{os.getpid()}")
+    try:
+        yield temporary
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)

@@ -1,0 +1,1 @@
+"""Runnable recipes: `python -m experiments` lists them, `python -m experiments.<name> --help` explains one."""

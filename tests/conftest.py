@@ -1,0 +1,16 @@
+"""Strict settings for every test: no silent dtype or rank promotion, warnings are errors (pyproject.toml)."""
+
+import os
+import pathlib
+import tempfile
+
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+
+import jax
+
+jax.config.update("jax_numpy_dtype_promotion", "strict")
+jax.config.update("jax_numpy_rank_promotion", "raise")
+jax.config.update(
+    "jax_compilation_cache_dir", str(pathlib.Path(tempfile.gettempdir()) / f"arjax-tests-{os.getuid()}")
+)
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)

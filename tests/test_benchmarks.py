@@ -1,0 +1,116 @@
+import json
+from functools import partial
+
+import jax
+import numpy as np
+import pytest
+
+from arjax import sample_from_noise
+from benchmarks import common, sampling, training
+
+ROW = {
+    *("model", "batch", "method", "seconds", "compile_seconds", "over_naive", "over_forward"),
+    *("identical", "check", "mismatches", "extrapolated", "iterations"),
+}
+MACHINE = {"device", "cpu", "cores", "jax", "python"}
+
+
+def document(main, capsys, *argv):
+    """The table's lines and the JSON document of a run."""
+    main(["--models", "tiny", "--seconds", "0", *argv])
+    *table, last = capsys.readouterr().out.splitlines()
+    return table, json.loads(last)
+
+
+def test_sampling(capsys):
+    table, found = document(sampling.main, capsys, "--batches", "3")
+    rows = found["rows"]
+    forward, naive, cached, fixed_point = rows
+    assert [row["method"] for row in rows] == ["forward", "naive", "cached", "fixed_point"]
+    assert len(table) == 1 + len(rows)
+    assert found["machine"].keys() == MACHINE
+    assert found["command"] == "python -m benchmarks.sampling --models tiny --seconds 0 --batches 3"
+    for row in rows:
+        assert row.keys() == ROW
+        assert (row["model"], row["batch"], row["extrapolated"]) == ("tiny", 3, False)
+        assert row["seconds"] > 0
+        assert row["compile_seconds"] > 0
+        assert row["over_naive"] == pytest.approx(naive["seconds"] / row["seconds"])
+        assert row["over_forward"] == pytest.approx(row["seconds"] / forward["seconds"])
+    assert forward["over_forward"] == 1
+    assert forward["identical"] is None
+    for row in (naive, cached, fixed_point):
+        assert (row["identical"], row["check"], row["mismatches"]) == (True, "naive", 0)
+    assert 2 < fixed_point["iterations"] <= 17
+
+
+def test_naive_sampling_over_the_budget_is_extrapolated(capsys):
+    argv = ["--batches", "2", "--methods", "naive", "cached", "--naive-seconds", "0"]
+    table, found = document(sampling.main, capsys, *argv)
+    _, naive, cached = found["rows"]
+    assert naive["extrapolated"] is True
+    assert naive["identical"] is None
+    assert "naive*" in table[2]
+    assert (cached["identical"], cached["check"], cached["mismatches"]) == (True, "teacher_forced", 0)
+
+
+@pytest.mark.parametrize(("methods", "check"), [(["cached"], "teacher_forced"), (["naive", "cached"], "naive")])
+def test_a_wrong_sampler_is_not_identical(capsys, monkeypatch, methods, check):
+    def wrong(*args, method, return_iterations):
+        x = sample_from_noise(*args, method="naive")
+        return x if method == "naive" else x.at[0, 3].set(1 - x[0, 3])
+
+    monkeypatch.setattr(sampling, "sample_from_noise", wrong)
+    _, found = document(sampling.main, capsys, "--batches", "2", "--methods", *methods)
+    row = found["rows"][-1]
+    assert (row["identical"], row["check"]) == (False, check)
+    assert row["mismatches"] > 0
+
+
+def test_first_positions_are_those_of_the_naive_sampler():
+    model, event = common.MODELS["tiny"]
+    noise = jax.random.uniform(jax.random.key(0), (2, *event))
+    variables = model.init(jax.random.key(1), common.random_data(model, event, 2))
+    whole = sample_from_noise(model, variables, noise, method="naive")
+    first = jax.jit(partial(sampling.first_positions, model, 10))(variables, noise)
+    np.testing.assert_array_equal(first, whole.at[:, 10:].set(0))
+
+
+def test_sampling_without_the_naive_method(capsys):
+    _, found = document(sampling.main, capsys, "--batches", "1", "3", "--methods", "fixed_point")
+    assert [(row["batch"], row["method"]) for row in found["rows"]] == [
+        *((1, "forward"), (1, "fixed_point")),
+        *((3, "forward"), (3, "fixed_point")),
+    ]
+    for row in found["rows"]:
+        assert row["over_naive"] is None
+        assert row["check"] == (None if row["method"] == "forward" else "teacher_forced")
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_training(capsys, dtype):
+    table, found = document(training.main, capsys, "--batches", "4", "--dtype", dtype)
+    [row] = found["rows"]
+    assert len(table) == 2
+    assert found["machine"].keys() == MACHINE
+    assert (row["model"], row["batch"], row["dtype"]) == ("tiny", 4, dtype)
+    assert row["examples_per_second"] == pytest.approx(4 / row["seconds"])
+    assert row["compile_seconds"] > 0
+    assert row["memory_bytes"] > 0
+    assert "device_peak_bytes" in row
+
+
+@pytest.mark.parametrize(
+    ("main", "argv", "message"),
+    [
+        (sampling.main, ["--models", "nade"], "argument --models: invalid choice: 'nade'"),
+        (sampling.main, ["--methods", "fast"], "argument --methods: invalid choice: 'fast'"),
+        (sampling.main, ["--batches", "0"], "argument --batches: integers of 1 or more are wanted, got '0'"),
+        (sampling.main, ["--device", "abacus"], "argument --device: no abacus here"),
+        (training.main, ["--models", "histogram"], "argument --models: invalid choice: 'histogram'"),
+    ],
+)
+def test_a_wrong_argument_gives_one_line(capsys, main, argv, message):
+    with pytest.raises(SystemExit):
+        main(argv)
+    assert message in capsys.readouterr().err.splitlines()[-1]

@@ -1,0 +1,74 @@
+"""The single list of models: being listed here gives a model every property test.
+
+Each entry makes `(model, x, cond)`: a small model, an integer batch whose event is small enough to enumerate,
+and its conditioning or None.
+"""
+
+import jax
+import numpy as np
+
+from arjax.distributions import Bernoulli, Categorical, DiscretizedLogisticMixture
+from arjax.models import MADE, ChainRule, GatedPixelCNN, Histogram
+from experiments.own_network import MyNetwork
+
+
+def integers(levels, *shape):
+    return np.random.default_rng(0).integers(0, levels, shape).astype(np.int32)
+
+
+def gated_pixelcnn(output, **fields):
+    return GatedPixelCNN(output, features=8, num_layers=3, head_features=8, **fields)
+
+
+ORDER = (4, 1, 7, 0, 5, 2, 6, 3)
+
+ZOO = {
+    "histogram": lambda: (
+        Histogram((2, 3), Categorical(3), kernel_init=jax.nn.initializers.normal()),
+        integers(3, 4, 2, 3),
+        None,
+    ),
+    "chain_rule": lambda: (ChainRule(5, Categorical(3), hidden=(16,)), integers(3, 4, 5), None),
+    "bayes_net": lambda: (
+        ChainRule(4, Categorical(3), hidden=(16,), parents=((3,), (0,), (), ())),
+        integers(3, 4, 4),
+        None,
+    ),
+    "made": lambda: (MADE((8,), hidden=(30,)), integers(2, 4, 8), None),
+    "made_direct": lambda: (
+        MADE((8,), hidden=(20, 9, 20), direct=True, ordering=ORDER),
+        integers(2, 4, 8),
+        None,
+    ),
+    "made_categorical": lambda: (
+        MADE((2, 3), Categorical(4), hidden=(25, 25), direct=True),
+        integers(4, 4, 2, 3),
+        None,
+    ),
+    "made_mixture": lambda: (
+        MADE((4,), DiscretizedLogisticMixture(2, levels=5), hidden=(30,)),
+        integers(5, 4, 4),
+        None,
+    ),
+    "made_agnostic": lambda: (
+        MADE((8,), hidden=(30, 30), order_agnostic=True, connectivity_agnostic=True, num_masks=4),
+        integers(2, 4, 8),
+        None,
+    ),
+    "gated_pixelcnn": lambda: (gated_pixelcnn(Bernoulli()), integers(2, 4, 3, 4, 1), None),
+    "gated_pixelcnn_categorical": lambda: (
+        gated_pixelcnn(Categorical(3), num_classes=5),
+        integers(3, 4, 2, 3, 1),
+        integers(5, 4),
+    ),
+    "gated_pixelcnn_mixture": lambda: (
+        gated_pixelcnn(DiscretizedLogisticMixture(3, levels=4)),
+        integers(4, 4, 3, 2, 1),
+        None,
+    ),
+    "own_network": lambda: (
+        MyNetwork(Categorical(2), features=8, dilations=(1, 2, 4, 1, 2)),
+        integers(2, 4, 10),
+        None,
+    ),
+}
