@@ -90,6 +90,7 @@ def check_data(x: Array | np.ndarray, levels: int) -> None:
 
 @partial(jax.jit, static_argnames="model")
 def _log_prob(model, variables, x, cond):
+    x = x.astype(jnp.int32)
     log_probs = model.output.log_prob(model.apply(variables, x, cond), x)
     return log_probs.reshape(x.shape[0], -1).sum(-1)
 

@@ -90,6 +90,8 @@ def step(model: Any, variables: Any, cache: Any, *slices: Any, method: str | Non
 
 @partial(jax.jit, static_argnames=("model", "method"))
 def _sample(model, variables, plan, cond, temperature, method):
+    # Whatever the model refuses, such as an event of another shape, it refuses with every method.
+    jax.eval_shape(model.apply, variables, jnp.zeros(plan.noise.shape, jnp.int32), cond)
     return _METHODS[method](model, variables, plan, cond, Draw(model.output, temperature))
 
 
@@ -132,7 +134,7 @@ def _cached(model, variables, plan, cond, draw):
     if hasattr(model, "vertical"):
         return _cached_image(model, variables, plan, cond, draw), 1
     first = jnp.full_like(plan.noise[:, :1], ABSENT, jnp.int32)
-    cache = empty_cache(model, variables, first, cond)
+    cache = empty_cache(model, variables, jnp.zeros(plan.noise.shape, jnp.int32), cond)
     if not jax.tree.leaves(cache):
         return _naive(model, variables, plan, cond, draw)
     return _cached_sequence(model, variables, cache, first, plan, cond, draw), 1

@@ -29,19 +29,19 @@ class Config:
     """Channels of each stack."""
     num_layers: int = 5
     """Gated layers."""
-    dropout: float = 0.4
-    """Rate of dropout before the head."""
+    dropout: float = 0.5
+    """Rate of dropout in the horizontal stack."""
     learning_rate: float = 3e-3
     """Peak of AdamW's warm-up and cosine schedule."""
     weight_decay: float = 0.05
     """AdamW's weight decay."""
     batch_size: int = 50
     """Examples per step."""
-    steps: int = 1200
+    steps: int = 600
     """Updates at most."""
     eval_every: int = 60
     """Steps between evaluations on the validation set."""
-    patience: int = 6
+    patience: int = 5
     """Evaluations without improvement before stopping."""
     seed: int = 0
     """Seed of initialisation, data order, dropout and samples."""

@@ -31,7 +31,7 @@ class Config:
     kernel_size: int = 3
     """Kernel size of every layer but the first."""
     dropout: float = 0.0
-    """Rate of dropout before the head."""
+    """Rate of dropout in the horizontal stack."""
     learning_rate: float = 3e-3
     """Peak of AdamW's warm-up and cosine schedule."""
     batch_size: int = 32

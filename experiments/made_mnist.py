@@ -47,6 +47,8 @@ class Config:
     """Examples per step."""
     epochs: int = 20
     """Passes over the training set at most."""
+    ema_decay: float = 0.999
+    """Decay of the moving average of the parameters."""
     patience: int = 10
     """Epochs without improvement on the validation set before stopping."""
     seed: int = 0
@@ -56,7 +58,7 @@ class Config:
 
 
 RUNS = Path("runs/made_mnist")
-agnostic = partial(Config, order_agnostic=True, connectivity_agnostic=True, num_masks=32)
+agnostic = partial(Config, order_agnostic=True, connectivity_agnostic=True, num_masks=32, epochs=40)
 wide = partial(Config, hidden=(8000,), learning_rate=1e-3, weight_decay=0.1, epochs=12)
 VARIANTS = {
     "1hl": ("500 hidden units, 1 mask", Config(RUNS / "1hl")),
@@ -67,7 +69,7 @@ VARIANTS = {
     "adult": ("the set adult, 500 hidden units", Config(RUNS / "adult", dataset="adult", epochs=60)),
     "dna": (
         "the set dna, 500 hidden units",
-        Config(RUNS / "dna", dataset="dna", epochs=60, learning_rate=1e-3, weight_decay=1.0, batch_size=50),
+        Config(RUNS / "dna", dataset="dna", epochs=100, weight_decay=0.5, ema_decay=0.98, batch_size=50),
     ),
 }
 
@@ -95,6 +97,7 @@ def main(config: Config) -> dict[str, float]:
         steps=steps,
         batch_size=config.batch_size,
         eval_every=epoch,
+        ema_decay=config.ema_decay,
         patience=config.patience,
         seed=config.seed,
     )

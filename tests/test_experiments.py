@@ -28,14 +28,25 @@ def check_scores(nats):
     assert all(np.isfinite(value) and value > 0 for value in nats.values())
 
 
-CHECKS = {"toys": check_toys, "digits": check_scores, "own_network": check_scores}
+CHECKS = {
+    "toys": check_toys,
+    "digits": check_scores,
+    "own_network": check_scores,
+    "made_mnist": check_scores,
+    "gated_pixelcnn_mnist": check_scores,
+}
 """Experiments by name, each with a check of what its `main` returns."""
 
 
 @pytest.mark.parametrize("name", CHECKS)
-def test_smoke(name, tmp_path):
+def test_smoke(name, tmp_path, monkeypatch):
+    for split in ("train", "valid", "test"):
+        rows = np.random.default_rng(0).integers(0, 2, (64, 784))
+        text = "".join(" ".join(map(str, row)) + "\n" for row in rows)
+        (tmp_path / f"binarized_mnist_{split}.amat").write_text(text)
+    monkeypatch.setenv("ARJAX_DATA_DIR", str(tmp_path))
     experiment = importlib.import_module(f"experiments.{name}")
-    CHECKS[name](experiment.main(experiment.Config(smoke=True, directory=tmp_path)))
+    CHECKS[name](experiment.main(experiment.Config(smoke=True, directory=tmp_path / "run")))
     pictures = list(tmp_path.rglob("*.png"))
     assert pictures
     for path in pictures:

@@ -51,12 +51,11 @@ class CausalConv(nn.Module):
 
     def _matmul(self, x: Array, kernel: Array) -> Array:
         """One matrix product over all taps; on a CPU 2-4 times as fast to differentiate as a convolution."""
-        taps = [x]
+        taps = delays(self, x, self.kernel_size[self.axis - 1], self.dilation, self.axis)
         for axis, size in enumerate(self.kernel_size, start=1):
-            if axis == self.axis:
-                taps = [d for tap in taps for d in delays(self, tap, size, self.dilation, axis)]
-            else:
-                taps = [s for tap in taps for s in _neighbours(tap, size, axis)]
+            if axis != self.axis:
+                taps = [neighbour for tap in taps for neighbour in _neighbours(tap, size, axis)]
+        kernel = jnp.moveaxis(kernel, self.axis - 1, 0)
         return jnp.concatenate(taps, -1) @ kernel.reshape(-1, self.features)
 
     def _convolution(self, x: Array, kernel: Array) -> Array:

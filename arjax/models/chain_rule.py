@@ -32,7 +32,8 @@ class ChainRule(nn.Module):
     parents: tuple[tuple[int, ...], ...] | None = None
 
     def setup(self):
-        """Creates the layers."""
+        """Creates the layers. Raises `ValueError` if the parents are no acyclic graph."""
+        self.order()
         widths = [*self.hidden, self.output.num_params]
         self.conditionals = [[nn.Dense(width) for width in widths] for _ in range(self.size)]
 

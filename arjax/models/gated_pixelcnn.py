@@ -31,6 +31,7 @@ class GatedLayer(nn.Module):
     features: int
     kernel_size: int
     residual: bool
+    dropout: float
     dtype: DTypeLike
 
     def setup(self):
@@ -41,6 +42,7 @@ class GatedLayer(nn.Module):
         self.link = nn.Dense(2 * p, dtype=dtype)
         self.horizontal_conv = CausalConv(2 * p, (1, past), axis=2, use_bias=False, dtype=dtype)
         self.out = nn.Dense(p, dtype=dtype)
+        self.dropping = nn.Dropout(self.dropout)
 
     def vertical(self, v: Array, bias: Array) -> tuple[Array, Array]:
         """The vertical stack's next features, and what the horizontal stack takes from it, before its gate."""
@@ -48,9 +50,9 @@ class GatedLayer(nn.Module):
         v = self.vertical_conv(v)
         return gate(v + vertical_bias), self.link(v) + horizontal_bias
 
-    def horizontal(self, h: Array, link: Array) -> Array:
+    def horizontal(self, h: Array, link: Array, train: bool) -> Array:
         """The horizontal stack's next features."""
-        out = self.out(gate(self.horizontal_conv(h) + link))
+        out = self.out(self.dropping(gate(self.horizontal_conv(h) + link), deterministic=not train))
         return h + out if self.residual else out
 
 
@@ -65,7 +67,7 @@ class GatedPixelCNN(nn.Module):
         first_kernel_size: n of the first layer.
         head_features: channels of the two 1x1 convolutions before the output.
         num_classes: number of classes of `cond`, or None for an unconditional model.
-        dropout: rate of dropout before the head, in training.
+        dropout: rate of dropout of the horizontal stack's gated units, in training.
         dtype: dtype of the computation; parameters are float32.
     """
 
@@ -83,16 +85,17 @@ class GatedPixelCNN(nn.Module):
         """Creates the layers."""
         sizes = [self.first_kernel_size] + [self.kernel_size] * (self.num_layers - 1)
         self.layers = [
-            GatedLayer(self.features, size, residual=i > 0, dtype=self.dtype) for i, size in enumerate(sizes)
+            GatedLayer(self.features, size, i > 0, self.dropout, self.dtype) for i, size in enumerate(sizes)
         ]
         if self.num_classes is not None:
             self.embedding = nn.Embed(self.num_classes, self.num_layers * 4 * self.features, dtype=self.dtype)
-        self.dropping = nn.Dropout(self.dropout)
         self.hidden = nn.Dense(self.head_features, dtype=self.dtype)
         self.params_of_pixel = nn.Dense(self.output.num_params, dtype=self.dtype)
 
     def __call__(self, x: Array, cond: Array | None = None, *, train: bool = False) -> Array:
         """Images `Int[b, h, w, 1]` and labels `Int[b]` to parameters `Float[b, h, w, 1, num_params]`."""
+        if x.ndim != 4 or x.shape[-1] != 1:
+            raise ValueError(f"images of shape (batch, height, width, 1) are wanted, got {x.shape}")
         return self.horizontal(x, self.vertical(x, self.condition(cond)), train=train)
 
     def condition(self, cond: Array | None) -> list[Array]:
@@ -119,7 +122,6 @@ class GatedPixelCNN(nn.Module):
         """Parameters of each pixel from those on its left and the vertical stack."""
         h = scale(entry_shift(self, pixels, axis=2), self.output.levels, self.dtype)
         for layer, link in zip(self.layers, links, strict=True):
-            h = layer.horizontal(h, link)
-        h = self.dropping(nn.relu(h), deterministic=not train)
-        params = self.params_of_pixel(nn.relu(self.hidden(h))).astype(jnp.float32)
+            h = layer.horizontal(h, link, train)
+        params = self.params_of_pixel(nn.relu(self.hidden(nn.relu(h)))).astype(jnp.float32)
         return params[..., None, :]
