@@ -85,8 +85,8 @@ def members(model, variables, x, seeds):
     """Parameters and log-probabilities under each mask seed."""
 
     def member(seed):
-        chosen = {**variables, "masks": {"seed": seed}}
-        return model.apply(chosen, x), arjax.log_prob(model, chosen, x)
+        params = model.apply({**variables, "masks": {"seed": seed}}, x)
+        return params, model.output.log_prob(params, x).sum(-1)
 
     return jax.vmap(member)(seeds)
 
@@ -123,7 +123,7 @@ def test_order_agnostic_members_differ_in_their_order():
     np.testing.assert_array_equal(natural, np.tile(np.arange(5), (2, 1)))
 
 
-@pytest.mark.parametrize("num_masks", [1, 3, None])
+@pytest.mark.parametrize("num_masks", [3, None])
 def test_training_draws_seeds_of_num_masks_members(num_masks):
     model = MADE((5,), hidden=(9,), order_agnostic=True, num_masks=num_masks)
 
@@ -225,9 +225,9 @@ def mutual_information(joint):
 
 def test_sparse_bayes_net_makes_independent():
     """1 <- 0 -> 2, and 3 alone: 1 and 2 depend on each other, but not given 0; 3 on nothing."""
-    model = ChainRule(4, Categorical(2), hidden=(6,), parents=((), (0,), (0,), ()))
+    model = ChainRule(4, Categorical(2), hidden=(), parents=((), (0,), (0,), ()))
     every = events(2, 4)
-    variables = random_variables(model, every[:1], scale=0.7)
+    variables = random_variables(model, every[:1], scale=1.5)
     joint = np.exp(np.asarray(arjax.log_prob(model, variables, every), np.float64)).reshape(2, 2, 2, 2)
     assert joint.sum() == pytest.approx(1, abs=1e-5)
     assert mutual_information(joint.sum((0, 3))) > 1e-4

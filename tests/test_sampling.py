@@ -1,0 +1,240 @@
+import itertools
+
+import flax.linen as nn
+import jax
+import numpy as np
+import pytest
+
+import arjax
+from arjax.distributions import Bernoulli, Categorical
+from arjax.layers import MaskedDense, one_hot
+from arjax.masks import connect
+from arjax.models import MADE, ChainRule, Histogram
+
+METHODS = ("cached", "naive", "fixed_point")
+HISTOGRAM = Histogram((2, 3), Categorical(4))
+CHAIN = ChainRule(3, Categorical(3), hidden=())
+REORDERED = ChainRule(4, Categorical(3), hidden=(), parents=((2,), (3, 0, 2), (), (2, 0)))
+ORDERED = MADE((6,), hidden=(12,), ordering=(2, 4, 0, 5, 1, 3))
+SHAPES = {HISTOGRAM: (5, 2, 3), CHAIN: (5, 3), REORDERED: (5, 4), ORDERED: (5, 6)}
+
+
+def random_variables(model, shape, scale=1.0):
+    x = np.zeros(shape, np.int32)
+    rng = np.random.default_rng(1)
+    return jax.tree.map(
+        lambda leaf: (scale * rng.normal(size=leaf.shape)).astype(np.float32),
+        jax.eval_shape(model.init, jax.random.key(0), x),
+    )
+
+
+VARIABLES = {model: random_variables(model, shape) for model, shape in SHAPES.items()}
+
+
+def uniform(*shape, seed=0):
+    return np.random.default_rng(seed).uniform(size=shape).astype(np.float32)
+
+
+def from_noise(model, noise, **options):
+    return np.asarray(arjax.sample_from_noise(model, VARIABLES[model], noise, **options))
+
+
+# Errors
+
+
+def refuse(message, **options):
+    with pytest.raises(ValueError, match=message):
+        from_noise(HISTOGRAM, np.zeros((5, 2, 3), np.float32), **options)
+
+
+def test_unknown_method():
+    refuse("method is one of cached, naive, fixed_point, got 'ancestral'", method="ancestral")
+
+
+@pytest.mark.parametrize("method", ["cached", "naive"])
+def test_only_the_fixed_point_counts_iterations(method):
+    refuse(
+        f"only method='fixed_point' counts iterations, got method='{method}'",
+        method=method,
+        return_iterations=True,
+    )
+
+
+VALUES, KNOWN = np.zeros((5, 2, 3), np.int32), np.ones((5, 2, 3), bool)
+
+
+@pytest.mark.parametrize(
+    ("values", "known", "message"),
+    [
+        (VALUES[:4], KNOWN, r"evidence values: integer of .* \(5, 2, 3\) is wanted, got int32 of \(4, 2, 3\)"),
+        (VALUES[0], KNOWN, r"evidence values: .* \(5, 2, 3\) is wanted, got int32 of \(2, 3\)"),
+        (VALUES, KNOWN[..., :1], r"evidence mask: .* \(5, 2, 3\) is wanted, got bool of \(5, 2, 1\)"),
+        (VALUES.astype(np.float32), KNOWN, r"evidence values: integer .*, got float32"),
+        (VALUES, KNOWN.astype(np.int32), r"evidence mask: bool.*, got int32"),
+        (VALUES + 4, KNOWN, r"evidence values: 0..3 are wanted, got 4..4"),
+        (VALUES - 1, KNOWN, r"evidence values: 0..3 are wanted, got -1..-1"),
+    ],
+)  # fmt: skip
+def test_evidence_that_does_not_fit(values, known, message):
+    refuse(message, evidence=(values, known))
+
+
+def test_evidence_may_hold_anything_where_it_is_not_known():
+    noise = uniform(5, 2, 3)
+    known = uniform(5, 2, 3, seed=1) < 0.5
+    anywhere = np.where(known, 2, -1)
+    x = from_noise(HISTOGRAM, noise, evidence=(anywhere, known))
+    np.testing.assert_array_equal(x, np.where(known, 2, from_noise(HISTOGRAM, noise)))
+    nothing = from_noise(HISTOGRAM, noise, evidence=(anywhere - 9, np.zeros_like(known)))
+    np.testing.assert_array_equal(nothing, from_noise(HISTOGRAM, noise))
+
+
+# The same function of the noise, however it is called
+
+
+def test_sample_is_a_function_of_uniform_noise():
+    key = jax.random.key(3)
+    x = arjax.sample(CHAIN, VARIABLES[CHAIN], key, (4, 3))
+    assert x.shape == (4, 3)
+    assert x.dtype == np.int32
+    np.testing.assert_array_equal(x, from_noise(CHAIN, jax.random.uniform(key, (4, 3))))
+    assert (x != arjax.sample(CHAIN, VARIABLES[CHAIN], jax.random.key(4), (4, 3))).any()
+
+
+@pytest.mark.parametrize("method", ["cached", "fixed_point"])
+def test_jit_and_vmap_over_keys(method):
+    def draw(key):
+        return arjax.sample(CHAIN, VARIABLES[CHAIN], key, (4, 3), method=method)
+
+    keys = jax.random.split(jax.random.key(5), 3)
+    together = jax.jit(jax.vmap(draw))(keys)
+    np.testing.assert_array_equal(together, np.stack([draw(key) for key in keys]))
+    assert len(np.unique(together.reshape(3, -1), axis=0)) == 3
+
+
+def test_options_may_be_traced():
+    noise, values = uniform(4, 3), np.ones((4, 3), np.int32)
+    known = uniform(4, 3, seed=1) < 0.5
+
+    @jax.jit
+    def draw(noise, temperature, values, known):
+        options = {"temperature": temperature, "evidence": (values, known)}
+        return arjax.sample_from_noise(CHAIN, VARIABLES[CHAIN], noise, **options)
+
+    expected = from_noise(CHAIN, noise, temperature=0.7, evidence=(values, known))
+    np.testing.assert_array_equal(draw(noise, np.float32(0.7), values, known), expected)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_great_temperature_flattens(method):
+    noise = (np.random.default_rng(0).integers(0, 1000, (64, 3)).astype(np.float32) + 0.5) / 1000
+    hot = from_noise(CHAIN, noise, method=method, temperature=1e6)
+    np.testing.assert_array_equal(hot, np.floor(noise * 3))
+    assert (hot != from_noise(CHAIN, noise, method=method)).any()
+
+
+# Fixed points
+
+
+def test_each_pass_settles_one_more_variable():
+    """After n passes the first n variables in the order are final; iterations end when nothing changes."""
+    noise = uniform(32, 6)
+    positions = np.argsort(ORDERED.ordering)
+
+    @jax.jit
+    def update(x):
+        return ORDERED.output.quantile(ORDERED.apply(VARIABLES[ORDERED], x), noise)
+
+    passes = [np.zeros((32, 6), np.int32)]
+    while len(passes) < 2 or (passes[-1] != passes[-2]).any():
+        passes.append(np.asarray(update(passes[-1])))
+    x, iterations = arjax.sample_from_noise(
+        ORDERED, VARIABLES[ORDERED], noise, method="fixed_point", return_iterations=True
+    )
+    np.testing.assert_array_equal(x, passes[-1])
+    assert iterations == len(passes) - 1
+    assert 2 < iterations <= 7
+    for n, guess in enumerate(passes):
+        np.testing.assert_array_equal(guess[:, positions[:n]], x[:, positions[:n]])
+
+
+def iterations_of(model, variables, noise):
+    _, iterations = arjax.sample_from_noise(model, variables, noise, method="fixed_point", return_iterations=True)
+    return int(iterations)
+
+
+def test_iterations_of_a_histogram():
+    """One pass to draw and one to confirm; the confirmation alone if the first guess, zeros, is right."""
+    assert iterations_of(HISTOGRAM, VARIABLES[HISTOGRAM], uniform(5, 2, 3)) == 2
+    assert iterations_of(HISTOGRAM, VARIABLES[HISTOGRAM], np.zeros((5, 2, 3), np.float32)) == 1
+
+
+def test_iterations_of_a_chain_of_copies():
+    """Each variable copies the one before: a 1 at the head advances one variable a pass, the worst case."""
+    size = 4
+    model = ChainRule(size, Categorical(2), hidden=(), parents=((), (0,), (1,), (2,)))
+    copy, zeros = 100 * np.eye(2, dtype=np.float32), np.zeros(2, np.float32)
+    params = {f"conditionals_{i}_0": {"kernel": copy if i else copy[:1] * 0, "bias": zeros} for i in range(size)}
+    for head, expected in ((0.75, size + 1), (0.25, 1)):
+        noise = np.full((1, size), head, np.float32)
+        x, iterations = arjax.sample_from_noise(
+            model, {"params": params}, noise, method="fixed_point", return_iterations=True
+        )
+        np.testing.assert_array_equal(x, [[int(head > 0.5)] * size])
+        assert iterations == expected
+
+
+# Evidence
+
+
+def test_completions_before_the_first_evidence_are_free():
+    """In the order of generation, which is not the order of the array."""
+    noise = uniform(64, 4)
+    assert REORDERED.order() == (2, 0, 3, 1)
+    values = (from_noise(REORDERED, noise) + 1) % 3
+    known = np.broadcast_to(np.arange(4) == 0, values.shape)
+    completed, free = (from_noise(REORDERED, noise, **options) for options in ({"evidence": (values, known)}, {}))
+    np.testing.assert_array_equal(completed[:, 2], free[:, 2])
+    np.testing.assert_array_equal(completed[:, 0], values[:, 0])
+    for after in (1, 3):
+        assert (completed[:, after] != free[:, after]).any()
+
+
+def test_completion_of_a_prefix_is_exact():
+    """The frequencies of the rest are those of the enumerated conditional distribution."""
+    every = np.array(list(itertools.product(range(3), repeat=3)), np.int32)
+    joint = np.exp(np.asarray(arjax.log_prob(CHAIN, VARIABLES[CHAIN], every), np.float64)).reshape(3, 3, 3)
+    conditional = joint[1] / joint[1].sum()
+    count = 4096
+    known = np.broadcast_to([True, False, False], (count, 3))
+    x = from_noise(CHAIN, uniform(count, 3), evidence=(np.ones((count, 3), np.int32), known))
+    frequencies = np.bincount(3 * x[:, 1] + x[:, 2], minlength=9).reshape(3, 3) / count
+    deviation = np.sqrt(conditional * (1 - conditional) / count)
+    assert (np.abs(frequencies - conditional) < 5 * deviation).all()
+    assert np.abs(conditional - joint.sum(0)).max() > 0.05, "the evidence tells something"
+
+
+# A model without memory
+
+
+class Masked(nn.Module):
+    """A masked product over the whole event: no cache, no `generate`, nothing but `__call__` and `output`."""
+
+    output = Bernoulli()
+
+    @nn.compact
+    def __call__(self, x, cond=None, *, train=False):
+        ranks = np.arange(x.shape[1])
+        h = one_hot(x, 2)[..., 1]
+        return MaskedDense(x.shape[1], x.shape[1])(h, connect(ranks, ranks, strict=True))[..., None]
+
+
+def test_a_model_without_memory_is_sampled_naively():
+    model, shape = Masked(), (32, 4)
+    variables = random_variables(model, shape, scale=2)
+    noise = uniform(*shape)
+    cached, naive, fixed = (arjax.sample_from_noise(model, variables, noise, method=method) for method in METHODS)
+    np.testing.assert_array_equal(cached, naive)
+    np.testing.assert_array_equal(cached, fixed)
+    logits = np.asarray(model.apply(variables, naive))[..., 0]
+    np.testing.assert_array_equal(naive, noise >= 1 / (1 + np.exp(logits)))
