@@ -4,7 +4,16 @@ Command: python -m experiments.made_mnist 1hl --data-dir DATA   (--help lists th
 
 Without --data-dir (or ARJAX_DATA_DIR) binarized MNIST comes from tensorflow-datasets. Test nats per example:
 
-MADE_TABLE
+    variant                   measured    published
+    1hl                          90.74
+    1hl-wide                     88.76        88.40
+    1hl-32 --epochs 20          100.18              (one mask)
+    1hl-32 --epochs 20           95.35              (ensemble)
+    adult                        13.23        13.12
+    dna                          84.90        83.63
+
+2 minutes for 1hl and 3 for 1hl-32, half an hour for 1hl-wide, seconds for adult and dna, on 2 CPU cores. The
+other variants have not been measured.
 """
 
 import dataclasses
