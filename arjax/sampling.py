@@ -64,12 +64,15 @@ def sample_from_noise(
             the last of which only confirms.
 
     Raises:
-        ValueError: an unknown method, evidence that does not fit, `return_iterations` with another method.
+        ValueError: an unknown method, evidence that does not fit, a temperature of 0 or less, `return_iterations`
+            with another method.
     """
     if method not in _METHODS:
         raise ValueError(f"method is one of {', '.join(_METHODS)}, got {method!r}")
     if return_iterations and method != "fixed_point":
         raise ValueError(f"only method='fixed_point' counts iterations, got method={method!r}")
+    if not isinstance(temperature, jax.core.Tracer) and not np.all(np.asarray(temperature) > 0):
+        raise ValueError(f"a temperature above 0 is wanted, got {temperature}")
     plan = Plan(noise) if evidence is None else _with_evidence(noise, evidence, model.output.levels)
     x, iterations = _sample(model, variables, plan, cond, jnp.float32(temperature), method)
     return (x, iterations) if return_iterations else x

@@ -246,6 +246,9 @@ def _check_dataset(dataset: Dataset, train: Dataset, model: Any, conditional: bo
     name = f"data set {dataset.name} ({dataset.split})"
     if conditional and dataset.labels is None:
         raise ValueError(f"{name} has no labels, wanted them for conditional=True")
+    classes = getattr(model, "num_classes", None)
+    if conditional and classes is not None and (dataset.num_classes or 0) > classes:
+        raise ValueError(f"{name} has {dataset.num_classes} classes, wanted at most the model's {classes}")
     if dataset.event != train.event:
         raise ValueError(f"{name} has events of shape {dataset.event}, wanted {train.event} as in training")
     if dataset.levels > model.output.levels:

@@ -79,7 +79,7 @@ def test_causality(name):
         labels = None if cond is None else cond[None]
         return (model.apply(variables, x.reshape(1, *event), labels) @ weights).reshape(size)
 
-    jacobian = jax.vmap(jax.jacrev(conditionals))(between.reshape(-1, size), cond)
+    jacobian = jax.jit(jax.vmap(jax.jacrev(conditionals)))(between.reshape(-1, size), cond)
     reached = np.abs(np.asarray(jacobian)).max(0) > 0
     expected = expected_receptive_field(name, model, ranks_of(model, variables, event))
     np.testing.assert_array_equal(reached, expected)

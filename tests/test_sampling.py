@@ -238,3 +238,11 @@ def test_a_model_without_memory_is_sampled_naively():
     np.testing.assert_array_equal(cached, fixed)
     logits = np.asarray(model.apply(variables, naive))[..., 0]
     np.testing.assert_array_equal(naive, noise >= 1 / (1 + np.exp(logits)))
+
+
+@pytest.mark.parametrize("temperature", [0, -1.0])
+def test_temperature_must_be_positive(temperature):
+    model, x = Histogram((2,), Bernoulli()), np.zeros((1, 2), np.int32)
+    variables = model.init(jax.random.key(0), x)
+    with pytest.raises(ValueError, match="temperature above 0"):
+        arjax.sample(model, variables, jax.random.key(0), x.shape, temperature=temperature)

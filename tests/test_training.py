@@ -16,7 +16,8 @@ import optax
 import pytest
 
 from arjax import checkpoints, distributions, training
-from arjax.data import Dataset, epoch_batches
+from arjax.data import Dataset, epoch_batches, load
+from arjax.models import GatedPixelCNN
 
 OPTIMIZER = optax.adam(0.02)
 
@@ -278,3 +279,20 @@ if __name__ == "__main__":  # every run in a fork of this process, which has no 
             run_and_kill(sys.argv[1], kind, count)
             os._exit(0)
         print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+
+
+def test_more_classes_than_the_model_has(tmp_path):
+    digits = load("digits").take(slice(40))
+    model = GatedPixelCNN(distributions.Categorical(17), features=2, num_layers=1, num_classes=7)
+    with pytest.raises(ValueError, match="10 classes, wanted at most the model's 7"):
+        training.fit(
+            model,
+            optax.sgd(0.1),
+            digits,
+            digits,
+            directory=tmp_path,
+            steps=1,
+            batch_size=4,
+            eval_every=1,
+            conditional=True,
+        )
