@@ -1,6 +1,6 @@
 """Gated PixelCNN on fixed binarized MNIST, without labels.
 
-Command: python -m experiments.gated_pixelcnn_mnist --data-dir DATA   (about half an hour on 2 CPU cores)
+Command: python -m experiments.gated_pixelcnn_mnist --data-dir DATA   (not yet timed whole)
 
 Without --data-dir (or ARJAX_DATA_DIR) the data come from tensorflow-datasets. With --steps 3000, stopped at
 step 1,000: 87.94 nats on the test set, far from converged; a whole run has not been measured yet.
