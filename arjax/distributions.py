@@ -14,6 +14,7 @@ Parameters of any float dtype are computed with in float32. `x` may have any int
 """
 
 import dataclasses
+import itertools
 import math
 from collections.abc import Callable
 from typing import ClassVar
@@ -95,7 +96,7 @@ class Categorical:
 
 @dataclasses.dataclass(frozen=True)
 class DiscretizedLogisticMixture:
-    """Mixture of discretized logistics for one channel (PixelCNN++, Salimans et al. 2017, arXiv 1701.05517).
+    """Mixture of discretized logistics (PixelCNN++, Salimans et al. 2017, arXiv 1701.05517).
 
     The parameters are `[logits K | means K | log_scales K]`, in units in which the levels are spread evenly
     over [-1, 1]. A level has the mass of each logistic between its edges, half a level width on either side;
@@ -133,6 +134,43 @@ class DiscretizedLogisticMixture:
 
         return _invert_cdf(jax.nn.softmax(logits), component_cdfs, u, self.levels)
 
+    def num_joint_params(self, channels: int) -> int:
+        """Parameters of one mixture for all `channels` of a pixel, as `of_channels` takes them: 10 K for RGB."""
+        return self.num_mixtures * (1 + 2 * channels + channels * (channels - 1) // 2)
+
+    def of_channels(self, joint: Float[Array, "... j"], x: Int[Array, "... c"]) -> Float[Array, "... c p"]:
+        """Parameters of each channel of a pixel given the channels before it (section 2.2 of the paper).
+
+        A pixel has one component for all its channels, and the mean of a channel is shifted by a linear function
+        of the channels before it (equation 3). With the component summed out, what is left for a channel is a
+        mixture again, whose weights are the posterior of the components:
+        `log w_ck = log pi_k + sum_{d<c} log P_k(x_d) - const`.
+
+        Args:
+            joint: `[logits K | means CK | log_scales CK | coefficients C(C-1)/2 K]`, the coefficients before
+                their tanh, in the order (1, 0), (2, 0), (2, 1), ... of (channel, channel before it).
+            x: the pixel's C channels; channel c of the result depends on those before c only.
+        """
+        channels = x.shape[-1]
+        _check_params(joint, self.num_joint_params(channels), f"{self} of {channels} channels")
+        joint = joint.astype(jnp.float32).reshape(*joint.shape[:-1], -1, self.num_mixtures)
+        sizes = 1, channels, channels, channels * (channels - 1) // 2
+        parts = jnp.split(joint, list(itertools.accumulate(sizes[:-1])), axis=-2)
+        (weights,), means, log_scales, coefficients = (
+            [part[..., i, :] for i in range(n)] for part, n in zip(parts, sizes, strict=True)
+        )
+        values = x.astype(jnp.float32) * (2 / (self.levels - 1)) - 1
+        coefficient = iter(coefficients)
+        result = []
+        for channel, (mean, log_scale) in enumerate(zip(means, log_scales, strict=True)):
+            for before in range(channel):
+                mean = mean + jnp.tanh(next(coefficient)) * values[..., before, None]
+            result.append(jnp.concatenate([weights, mean, log_scale], axis=-1))
+            if channel + 1 < channels:
+                bounded = jnp.maximum(log_scale, _min_log_scale(self.levels))
+                weights = weights + _log_bin_mass(x[..., channel, None], mean, bounded, self.levels)
+        return jnp.stack(result, axis=-2)
+
     def mean(self, params: Float[Array, "... p"]) -> Float[Array, "..."]:
         """Expected level, summed over all levels: memory `levels` times the result."""
         probs = jnp.exp(self._log_probs(params))
@@ -159,11 +197,13 @@ class DiscretizedLogisticMixture:
 
 
 def _checked(distribution: Bernoulli | Categorical | DiscretizedLogisticMixture, params: Array) -> Array:
-    if params.shape[-1:] != (distribution.num_params,):
-        raise ValueError(
-            f"{distribution} needs parameters (..., {distribution.num_params}), got shape {params.shape}"
-        )
+    _check_params(params, distribution.num_params, str(distribution))
     return params.astype(jnp.float32)
+
+
+def _check_params(params: Array, count: int, what: str) -> None:
+    if params.shape[-1:] != (count,):
+        raise ValueError(f"{what} needs parameters (..., {count}), got shape {params.shape}")
 
 
 def _require(name: str, value: int, least: int) -> None:

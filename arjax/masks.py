@@ -24,6 +24,13 @@ def hidden_degrees(features: int, size: int) -> np.ndarray:
     return np.arange(features) * max(size - 1, 1) // features
 
 
+def colours(features: int, channels: int) -> np.ndarray:
+    """The channel of the image that each feature belongs to, in `channels` equal blocks. Shape `(features,)`."""
+    if features % channels:
+        raise ValueError(f"{channels} channels of the image do not divide {features} features")
+    return np.arange(features) * channels // features
+
+
 def convolution(
     kernel_size: tuple[int, int],
     in_features: int,
@@ -38,14 +45,11 @@ def convolution(
     """
     if mask_type not in ("A", "B"):
         raise ValueError(f"mask_type is 'A' or 'B', got {mask_type!r}")
-    if in_features % groups or out_features % groups:
-        raise ValueError(f"{groups} groups do not divide {in_features} input and {out_features} output features")
     rows, columns = kernel_size
     mask = np.zeros((rows * columns, in_features, out_features), bool)
     centre = rows // 2 * columns + columns // 2
     mask[:centre] = True
-    in_groups, out_groups = (np.arange(n) * groups // n for n in (in_features, out_features))
-    mask[centre] = connect(in_groups, out_groups, strict=mask_type == "A")
+    mask[centre] = connect(colours(in_features, groups), colours(out_features, groups), strict=mask_type == "A")
     return mask.reshape(rows, columns, in_features, out_features)
 
 

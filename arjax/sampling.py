@@ -10,6 +10,7 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import traverse_util
 from jax import Array, lax
 from jax.typing import ArrayLike
 
@@ -99,9 +100,12 @@ def _sample(model, variables, plan, cond, temperature, method):
 
 
 def _naive(model, variables, plan, cond, draw, steps=None):
-    """A forward pass and a draw for each position (the first `steps` of them, for benchmarks)."""
+    """A forward pass and a draw for each position (the first `steps` of them, for benchmarks).
+
+    An image's position is a pixel; only what depends on its earlier channels is evaluated for each channel.
+    """
     x = jnp.zeros(plan.noise.shape, jnp.int32)
-    positions = jax.eval_shape(model.apply, variables, x, cond).shape[1:-1]
+    positions = x.shape[1:-1] if hasattr(model, "vertical") else x.shape[1:]
     size = math.prod(positions)
     ranks = model.apply(variables, method="ranks") if hasattr(model, "ranks") else jnp.arange(size)
     order = jnp.asarray(orderings.inverse(ranks))
@@ -109,12 +113,26 @@ def _naive(model, variables, plan, cond, draw, steps=None):
     def flat(array):
         return array.reshape(array.shape[0], size, *array.shape[1 + len(positions) :])
 
-    def body(t, x):
-        i = order[t]
-        drawn = draw(flat(model.apply(variables, x, cond))[:, i], plan.map(lambda array: flat(array)[:, i]))
-        return flat(x).at[:, i].set(drawn).reshape(x.shape)
+    def draw_position(i, params, x, part=()):
+        drawn = draw(flat(params)[:, i, *part], plan.map(lambda array: flat(array)[:, i, *part]))
+        return flat(x).at[:, i, *part].set(drawn).reshape(x.shape)
 
+    def pixel(t, x):
+        features = model.apply(variables, x, cond, method=_features)
+        for channel in range(x.shape[-1]):
+            params = model.apply(variables, features, x, method="colours")
+            x = draw_position(order[t], params, x, (channel,))
+        return x
+
+    def position(t, x):
+        return draw_position(order[t], model.apply(variables, x, cond), x)
+
+    body = pixel if hasattr(model, "vertical") else position
     return lax.fori_loop(0, size if steps is None else steps, body, x), size
+
+
+def _features(model, x, cond):
+    return model.horizontal(x, model.vertical(x, model.condition(cond)))
 
 
 def _fixed_point(model, variables, plan, cond, draw):
@@ -144,6 +162,9 @@ def _cached(model, variables, plan, cond, draw):
 
 
 def _cached_sequence(model, variables, cache, first, plan, cond, draw):
+    _, fixed = model.apply(variables, first, cond, mutable=["cache", "fixed"])
+    variables = variables | {"fixed": fixed.get("fixed", {})}
+
     def body(carry, plan):
         x, cache = carry
         params, cache = step(model, variables, cache, x, cond)
@@ -156,39 +177,143 @@ def _cached_sequence(model, variables, cache, first, plan, cond, draw):
 
 
 def _cached_image(model, variables, plan, cond, draw):
-    """Two nested scans: the vertical stack once per row, the horizontal one once per pixel."""
+    """Nested scans: the vertical stack once per row, the horizontal one once per pixel, then channel by channel.
+
+    A model whose layers run every 1, 2, 4 ... rows and columns has a `period`: the scans go over blocks of one
+    period, within which the phase of a row or a pixel is static.
+    """
+    period = getattr(model, "period", 1)
     context = model.apply(variables, cond, method="condition")
-    no_row = jnp.full_like(plan.noise[:, :1], ABSENT, jnp.int32)
-    no_pixel = no_row[:, :, :1]
-    rows_cache = empty_cache(model, variables, no_row, context, method="vertical")
-    links = jax.eval_shape(
-        lambda: step(model, variables, rows_cache, no_row, context, method="vertical")[0],
+    batch, height, width, channels = plan.noise.shape
+    no_row = jnp.full((batch, 1, width, channels), ABSENT, jnp.int32)
+
+    def context_of(row):
+        """A map's row; what has no rows is the same in all."""
+        return jax.tree.map(
+            lambda leaf: leaf if leaf.shape[1] == 1 else lax.dynamic_slice_in_dim(leaf, row, 1, 1), context
+        )
+
+    def next_row(phase, row, memory, number, plan, variables):
+        """The row after `row`; `memory` has the collections of the vertical stack, of the turn, of the pixels."""
+        static = {} if period == 1 else {"phase": phase}
+        apply = partial(model.apply, **static)
+        links, vertical = apply(
+            variables | memory["vertical"], row, context_of(number), method="vertical", mutable=["cache"]
+        )
+        turn_variables = variables | memory["turn"] | memory["pixels"]
+        _, turn = apply(turn_variables, no_row, links, method=_row_turn, mutable=["cache", "above"])
+        above = {"above": turn.pop("above", {})}
+        row, pixels = _next_pixels(model, variables, phase, period, (links, above), plan, draw)
+        return row, {"vertical": vertical, "turn": turn, "pixels": _merge(memory["pixels"], pixels)}
+
+    def next_rows(carry, block):
+        row, memory = carry
+        number, plan = block
+        rows = []
+        for phase in range(period):
+            own = plan.map(lambda array, phase=phase: array[:, phase : phase + 1])
+            row, memory = next_row(phase, row, memory, number + phase, own, variables)
+            rows.append(row)
+        return (row, memory), jnp.concatenate(rows, 1)
+
+    blocks = plan.map(
+        lambda array: jnp.moveaxis(array.reshape(batch, height // period, period, width, channels), 1, 0)
     )
-    pixel_links = jax.tree.map(lambda link: jnp.zeros((*link.shape[:2], 1, *link.shape[3:]), link.dtype), links)
-    pixels_cache = empty_cache(model, variables, no_pixel, pixel_links, method="horizontal")
+    nothing: dict[str, dict[str, Any]] = {"vertical": {}, "turn": {}, "pixels": {}}
+    first = plan.map(lambda array: array[:, :1])
+    variables = variables | _fixed(model, variables, context_of(0), no_row, period)
+    _, memory = jax.eval_shape(partial(next_row, 0), no_row, nothing, 0, first, variables)
+    carry = no_row, jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), memory)
+    _, rows = lax.scan(next_rows, carry, (jnp.arange(0, height, period), blocks))
+    return jnp.moveaxis(rows, 0, 1).reshape(plan.noise.shape)
 
-    def columns(array):
-        return jnp.moveaxis(array, 2, 0)[:, :, :, None]
 
-    def row_body(carry, plan):
-        row, cache = carry
-        links, cache = step(model, variables, cache, row, context, method="vertical")
+def _next_pixels(model, variables, phase, period, slices, plan, draw):
+    """The pixels of a row one after the other, and what they leave in the collection `present`.
 
-        def pixel_body(carry, slices):
-            pixel, cache = carry
-            links, plan = slices
-            params, cache = step(model, variables, cache, pixel, links, method="horizontal")
-            pixel = draw(params, plan)
-            return (pixel, cache), pixel
+    `slices` are what the row has to say to its pixels. Of a coarse layer's features, which are fewer than the
+    pixels, several pixels get the same one.
+    """
+    columns = math.gcd(phase, period)  # after so many, all layers that run in this row have run
+    batch, _, width, channels = plan.noise.shape
+    no_pixel = jnp.full((batch, 1, 1, channels), ABSENT, jnp.int32)
 
-        slices = jax.tree.map(columns, (links, plan))
-        _, pixels = lax.scan(pixel_body, (no_pixel, pixels_cache), slices)
-        row = jnp.moveaxis(pixels[:, :, :, 0], 0, 2)
-        return (row, cache), row
+    leaves, structure = jax.tree.flatten((slices, plan))
+    by_column = [leaf.shape[2] > 1 for leaf in leaves]  # the others are the same for all pixels
 
-    rows = plan.map(lambda array: jnp.moveaxis(array, 1, 0)[:, :, None])
-    _, rows = lax.scan(row_body, (no_row, rows_cache), rows)
-    return jnp.moveaxis(rows[:, :, 0], 0, 1)
+    def blocks(leaf):
+        shape = (leaf.shape[0], 1, width // columns, leaf.shape[2] * columns // width, *leaf.shape[3:])
+        return jnp.moveaxis(leaf.reshape(shape), 2, 0)
+
+    def next_pixels(carry, block):
+        pixel, cache = carry
+        sliced = iter(block)
+        block = [next(sliced) if varies else leaf for leaf, varies in zip(leaves, by_column, strict=True)]
+        pixels, presents = [], []
+        for column in range(columns):
+            at = partial(_column, index=column, columns=columns)
+            (links, above), own = jax.tree.unflatten(structure, map(at, block))
+            static = {} if period == 1 else {"phase": (phase, column)}
+            pixel, cache, present = _next_pixel(model, variables | above, cache, pixel, links, own, draw, static)
+            pixels.append(pixel)
+            presents.append(present)
+        return (pixel, cache), (jnp.concatenate(pixels, 2), _concatenate(presents))
+
+    xs = [blocks(leaf) for leaf, varies in zip(leaves, by_column, strict=True) if varies]
+    (_, cache), _ = jax.eval_shape(next_pixels, (no_pixel, {}), [leaf[0] for leaf in xs])
+    cache = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), cache)
+    _, (row, present) = lax.scan(next_pixels, (no_pixel, cache), xs, length=width // columns)
+
+    def whole(leaf):
+        leaf = jnp.moveaxis(leaf, 0, 2)
+        return leaf.reshape(batch, 1, -1, *leaf.shape[4:])
+
+    return whole(row), jax.tree.map(whole, present)
+
+
+def _next_pixel(model, variables, cache, pixel, links, plan, draw, static):
+    mutable = ["cache", "present"]
+    features, state = model.apply(variables | cache, pixel, links, method="horizontal", mutable=mutable, **static)
+    pixel = jnp.full_like(pixel, ABSENT)
+    before = state
+    for channel in range(pixel.shape[-1]):
+        params, state = model.apply(variables | before, features, pixel, method="colours", mutable=mutable)
+        drawn = draw(params[..., channel, :], plan.map(lambda array, i=channel: array[..., i]))
+        pixel = pixel.at[..., channel].set(drawn)
+    present = {"present": state.pop("present", {})}
+    return pixel, state, present
+
+
+def _row_turn(model, pixels, links, **static):
+    features = model.horizontal(pixels, links, **{name: (phase, None) for name, phase in static.items()})
+    return model.colours(features, pixels)
+
+
+def _fixed(model, variables, context, row, period):
+    """What the stacks compute of parameters alone."""
+    static = {} if period == 1 else {"phase": 0}
+    apply = partial(model.apply, variables, **static)
+    links, vertical = apply(row, context, method="vertical", mutable=["cache", "fixed"])
+    _, horizontal = apply(row, links, method=_row_turn, mutable=["cache", "above", "fixed"])
+    return _merge({"fixed": vertical.get("fixed", {})}, {"fixed": horizontal.get("fixed", {})})
+
+
+def _merge(old, new):
+    """Nested dictionaries: `new` where both have an entry."""
+    return traverse_util.unflatten_dict(traverse_util.flatten_dict(old) | traverse_util.flatten_dict(new))
+
+
+def _concatenate(trees):
+    """Each leaf of nested dictionaries along the columns; a leaf may be missing in some."""
+    flat = [traverse_util.flatten_dict(tree) for tree in trees]
+    names = {name for tree in flat for name in tree}
+    return traverse_util.unflatten_dict(
+        {name: jnp.concatenate([tree[name] for tree in flat if name in tree], 2) for name in names}
+    )
+
+
+def _column(leaf, index, columns):
+    return lax.slice_in_dim(leaf, start := index * leaf.shape[2] // columns, start + 1, axis=2)
 
 
 _METHODS = {"cached": _cached, "naive": _naive, "fixed_point": _fixed_point}

@@ -62,9 +62,11 @@ def default_optimizer(
     return optax.chain(optax.clip_by_global_norm(clip), optax.adamw(schedule, weight_decay=weight_decay))
 
 
-@partial(jax.jit, static_argnames=("model", "optimizer"))
 def create_state(model: Any, optimizer: optax.GradientTransformation, seed: int, batch: Batch) -> TrainState:
-    """The state before the first step, for batches that look like `batch`."""
+    """The state before the first step. A model with data-dependent initialisation takes it from `batch`.
+
+    Not jitted: to compile the random numbers of a deep network's many parameters takes minutes.
+    """
     init_key, key = jax.random.split(jax.random.key(seed))
     params = model.init(init_key, batch["x"], batch.get("cond"))["params"]
     step = jnp.zeros((), jnp.int32)
@@ -246,7 +248,7 @@ def _check_dataset(dataset: Dataset, train: Dataset, model: Any, conditional: bo
     name = f"data set {dataset.name} ({dataset.split})"
     if conditional and dataset.labels is None:
         raise ValueError(f"{name} has no labels, wanted them for conditional=True")
-    classes = getattr(model, "num_classes", None)
+    classes = getattr(getattr(model, "conditioning", None), "num_classes", None)
     if conditional and classes is not None and (dataset.num_classes or 0) > classes:
         raise ValueError(f"{name} has {dataset.num_classes} classes, wanted at most the model's {classes}")
     if dataset.event != train.event:

@@ -1,7 +1,7 @@
 """What the experiments share: data shrunk for a smoke run, scores on the test set, pictures of samples."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,11 @@ from arjax.data import Dataset
 from arjax.likelihood import nats_to_bits_per_dim
 from arjax.models import histogram
 from arjax.models.histogram import Histogram
+
+Occlusion = tuple[float, float, float, float]
+"""Top, bottom, left and right of a hidden rectangle, as fractions of the image."""
+LOWER_HALF, CENTRE, RIGHT_HALF = (0.5, 1.0, 0.0, 1.0), (0.25, 0.75, 0.25, 0.75), (0.0, 1.0, 0.5, 1.0)
+HIDDEN = (90, 130, 190)
 
 
 def load(name: str, data_dir: str | None = None, *, smoke: bool = False) -> list[Dataset]:
@@ -44,10 +49,36 @@ def print_scores(nats: Mapping[str, float], event: tuple[int, ...]) -> None:
         print(f"{name:32}{value:10.2f}{nats_to_bits_per_dim(value, event):10.3f}")
 
 
+def report(
+    name: str,
+    model: Any,
+    variables: Any,
+    history: list[dict[str, Any]],
+    train: Dataset,
+    test: Dataset,
+    directory: Path,
+    *,
+    seed: int,
+) -> dict[str, float]:
+    """Prints the test scores of an image model, draws curves, samples and completions. Returns nats by model."""
+    nats = {
+        "per-position histogram": histogram_nats(train, test),
+        name: test_nats(model, variables, test, conditional=num_classes(model) is not None),
+    }
+    print_scores(nats, test.event)
+    baseline = nats_to_bits_per_dim(nats["per-position histogram"], test.event)
+    plotting.curves(history, directory / "curves.png", ("histogram", baseline), event=test.event)
+    draw_samples(model, variables, directory, test.event, seed=seed)
+    draw_completions(model, variables, directory, test, seed=seed)
+    print(f"\ncheckpoints, metrics.jsonl, curves.png, samples.png and completions.png are in {directory}")
+    return nats
+
+
 def draw_samples(model: Any, variables: Any, directory: Path, event: tuple[int, ...], *, seed: int) -> None:
     """Draws samples, ten of each class if the model has classes, through the cached sampler."""
-    rows = model.num_classes or 10
-    labels = None if model.num_classes is None else np.repeat(np.arange(rows), 10)
+    classes = num_classes(model)
+    rows = classes or 10
+    labels = None if classes is None else np.repeat(np.arange(rows), 10)
     samples = arjax.sample(model, variables, jax.random.key(seed), (10 * rows, *event), labels)
     names = None if labels is None else [str(i) for i in range(rows)]
     plotting.image_grid(
@@ -56,31 +87,56 @@ def draw_samples(model: Any, variables: Any, directory: Path, event: tuple[int, 
 
 
 def draw_completions(
-    model: Any, variables: Any, directory: Path, test: Dataset, *, seed: int, count: int = 8
+    model: Any,
+    variables: Any,
+    directory: Path,
+    test: Dataset,
+    *,
+    seed: int,
+    count: int = 8,
+    occlusions: Sequence[Occlusion] = (LOWER_HALF,),
 ) -> None:
-    """Draws for ten test images the original, its upper half, and `count` completions of the lower half."""
-    chosen = (
-        [np.flatnonzero(test.labels == i % (test.num_classes or 1)) for i in range(10)]
-        if (test.labels is not None)
-        else [np.arange(i * len(test) // 10, len(test)) for i in range(10)]
-    )
-    index = np.array([c[0] if len(c) else i for i, c in enumerate(chosen)])
-    originals = test.x[index].astype(np.int32)
-    values = np.repeat(originals, count, 0)
-    known = np.zeros(values.shape, bool)
-    known[:, : values.shape[1] // 2] = True
-    labels = None if model.num_classes is None or test.labels is None else np.repeat(test.labels[index], count)
-    completions = arjax.sample(
-        model, variables, jax.random.key(seed), values.shape, labels, evidence=(values, known)
-    )
-    halves = np.where(known[::count], originals, model.output.levels // 3)
-    rows = [originals[:, None], halves[:, None], np.asarray(completions).reshape(10, count, *test.event)]
+    """Draws a row for each image of `one_of_each`: it with a part hidden, `count` completions, the original.
+
+    With several `occlusions` they stand side by side. What is hidden is blue.
+    """
+    images, (height, width, _) = one_of_each(test), test.event
+    known = np.ones((len(occlusions), 1, height, width, 1), bool)
+    for (mask,), (top, bottom, left, right) in zip(known, occlusions, strict=True):
+        mask[round(top * height) : round(bottom * height), round(left * width) : round(right * width)] = False
+    originals = images.x[:, None, None].astype(np.int32)
+    shape = len(images), len(occlusions), count, *test.event
+    evidence = [np.broadcast_to(array, shape).reshape(-1, *test.event) for array in (originals, known)]
+    labels = images.labels
+    if labels is not None:
+        labels = None if num_classes(model) is None else np.repeat(labels, len(occlusions) * count)
+    key = jax.random.key(seed)
+    completions = arjax.sample(model, variables, key, evidence[0].shape, labels, evidence=tuple(evidence))
+
+    levels = model.output.levels
+    original = np.broadcast_to(originals * 255 // (levels - 1), (*shape[:2], 1, height, width, 3))
+    completed = np.broadcast_to(np.asarray(completions).reshape(shape) * 255 // (levels - 1), (*shape[:-1], 3))
+    gap = np.full_like(original, 255)
+    row = np.concatenate([np.where(known, original, HIDDEN), completed, original, gap], 2)
+    row = row.reshape(len(images), -1, height, width, 3)[:, :-1]
     plotting.image_grid(
-        np.concatenate(rows, 1).reshape(-1, *test.event),
-        directory / "completions.png",
-        levels=model.output.levels,
-        columns=count + 2,
+        row.reshape(-1, height, width, 3), directory / "completions.png", levels=256, columns=row.shape[1]
     )
+
+
+def one_of_each(dataset: Dataset) -> Dataset:
+    """The first example of each class, ten at most; without labels the middles of ten equal parts.
+
+    Of a file that goes by class, such as the binarized MNIST test set, these are again one of each.
+    """
+    if dataset.labels is None:
+        return dataset.take((2 * np.arange(10) + 1) * len(dataset) // 20)
+    return dataset.take(np.unique(dataset.labels, return_index=True)[1][:10])
+
+
+def num_classes(model: Any) -> int | None:
+    """The number of classes that condition a model, or None."""
+    return getattr(getattr(model, "conditioning", None), "num_classes", None)
 
 
 def shrunk(config: Any, **changes: Any) -> Any:

@@ -4,7 +4,8 @@ Command: python -m experiments.digits   (about 2 minutes on 2 CPU cores)
 
 Expect about 1.70 bits/dim on the test set, where the per-position histogram has 2.40. The best checkpoint
 is chosen on the validation set. The folder then holds checkpoints, metrics.jsonl, curves.png, samples.png (a row
-for each class) and completions.png (original, upper half, eight completions of the lower half).
+for each class) and completions.png (a test image of each class: its upper half, eight completions of
+the lower half, the original).
 """
 
 import dataclasses
@@ -12,9 +13,9 @@ from pathlib import Path
 
 import tyro
 
-from arjax import plotting, training
+from arjax import training
 from arjax.distributions import Categorical
-from arjax.likelihood import nats_to_bits_per_dim
+from arjax.layers import Classes
 from arjax.models import GatedPixelCNN
 from experiments import common
 
@@ -58,7 +59,7 @@ def main(config: Config) -> dict[str, float]:
         features=config.features,
         num_layers=config.num_layers,
         first_kernel_size=5,
-        num_classes=10,
+        conditioning=Classes(10),
         dropout=config.dropout,
     )
     state, history = training.fit(
@@ -76,17 +77,9 @@ def main(config: Config) -> dict[str, float]:
         seed=config.seed,
     )
     variables = {"params": state.ema_params}
-    nats = {
-        "per-position histogram": common.histogram_nats(train, test),
-        "Gated PixelCNN": common.test_nats(model, variables, test, conditional=True),
-    }
-    common.print_scores(nats, test.event)
-    baseline = nats_to_bits_per_dim(nats["per-position histogram"], test.event)
-    plotting.curves(history, config.directory / "curves.png", ("histogram", baseline), event=test.event)
-    common.draw_samples(model, variables, config.directory, test.event, seed=config.seed)
-    common.draw_completions(model, variables, config.directory, test, seed=config.seed)
-    print(f"\ncheckpoints, metrics.jsonl, curves.png, samples.png and completions.png are in {config.directory}")
-    return nats
+    return common.report(
+        "Gated PixelCNN", model, variables, history, train, test, config.directory, seed=config.seed
+    )
 
 
 if __name__ == "__main__":

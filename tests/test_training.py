@@ -17,6 +17,7 @@ import pytest
 
 from arjax import checkpoints, distributions, training
 from arjax.data import Dataset, epoch_batches, load
+from arjax.layers import Classes
 from arjax.models import GatedPixelCNN
 
 OPTIMIZER = optax.adam(0.02)
@@ -283,7 +284,7 @@ if __name__ == "__main__":  # every run in a fork of this process, which has no 
 
 def test_more_classes_than_the_model_has(tmp_path):
     digits = load("digits").take(slice(40))
-    model = GatedPixelCNN(distributions.Categorical(17), features=2, num_layers=1, num_classes=7)
+    model = GatedPixelCNN(distributions.Categorical(17), features=2, num_layers=1, conditioning=Classes(7))
     with pytest.raises(ValueError, match="10 classes, wanted at most the model's 7"):
         training.fit(
             model,

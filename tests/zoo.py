@@ -1,14 +1,15 @@
 """The single list of models: being listed here gives a model every property test.
 
 Each entry makes `(model, x, cond)`: a small model, an integer batch whose event is small enough to enumerate,
-and its conditioning or None.
+and its conditioning, another for each example, or None.
 """
 
 import jax
 import numpy as np
 
 from arjax.distributions import Bernoulli, Categorical, DiscretizedLogisticMixture
-from arjax.models import MADE, ChainRule, GatedPixelCNN, Histogram
+from arjax.layers import Classes, Deconvolution, Map, Vector
+from arjax.models import MADE, ChainRule, GatedPixelCNN, Histogram, PixelCNN, PixelCNNPP
 from experiments.own_network import MyNetwork
 
 
@@ -16,11 +17,16 @@ def integers(levels, *shape):
     return np.random.default_rng(0).integers(0, levels, shape).astype(np.int32)
 
 
-def gated_pixelcnn(output, **fields):
-    return GatedPixelCNN(output, features=8, num_layers=3, head_features=8, **fields)
+def floats(*shape):
+    return np.random.default_rng(0).normal(size=shape).astype(np.float32)
+
+
+def gated_pixelcnn(output, *, features=8, num_layers=3, **fields):
+    return GatedPixelCNN(output, features=features, num_layers=num_layers, head_features=features, **fields)
 
 
 ORDER = (4, 1, 7, 0, 5, 2, 6, 3)
+LABELS = np.array([3, 0, 4, 1], np.int32)
 
 ZOO = {
     "histogram": lambda: (
@@ -57,13 +63,60 @@ ZOO = {
     ),
     "gated_pixelcnn": lambda: (gated_pixelcnn(Bernoulli()), integers(2, 4, 3, 4, 1), None),
     "gated_pixelcnn_categorical": lambda: (
-        gated_pixelcnn(Categorical(3), num_classes=5),
+        gated_pixelcnn(Categorical(3), conditioning=Classes(5)),
         integers(3, 4, 2, 3, 1),
-        integers(5, 4),
+        LABELS,
     ),
     "gated_pixelcnn_mixture": lambda: (
         gated_pixelcnn(DiscretizedLogisticMixture(3, levels=4)),
         integers(4, 4, 3, 2, 1),
+        None,
+    ),
+    "gated_pixelcnn_rgb": lambda: (
+        gated_pixelcnn(Categorical(2), features=12, num_layers=2, channels=3),
+        integers(2, 4, 2, 2, 3),
+        None,
+    ),
+    "gated_pixelcnn_vector": lambda: (
+        gated_pixelcnn(Bernoulli(), num_layers=2, conditioning=Vector(3)),
+        integers(2, 4, 2, 3, 1),
+        floats(4, 3),
+    ),
+    "gated_pixelcnn_map": lambda: (
+        gated_pixelcnn(Categorical(3), num_layers=2, channels=2, conditioning=Map(2, 2, 3)),
+        integers(3, 4, 2, 2, 2),
+        floats(4, 2, 2, 3),
+    ),
+    "gated_pixelcnn_deconvolution": lambda: (
+        gated_pixelcnn(Bernoulli(), num_layers=2, conditioning=Deconvolution(3, 4, 2, (4,))),
+        integers(2, 4, 4, 2, 1),
+        floats(4, 3),
+    ),
+    "pixelcnn": lambda: (
+        PixelCNN(features=6, num_blocks=2, first_kernel_size=3, head_features=12),
+        integers(2, 4, 3, 4, 1),
+        None,
+    ),
+    "pixelcnn_rgb": lambda: (
+        PixelCNN(Categorical(2), 3, 9, num_blocks=1, head_features=18, conditioning=Classes(5)),
+        integers(2, 4, 2, 2, 3),
+        LABELS,
+    ),
+    "pixelcnnpp_strided_mixture": lambda: (
+        PixelCNNPP(
+            DiscretizedLogisticMixture(2, levels=3),
+            channels=1,
+            features=4,
+            num_blocks=1,
+            num_levels=2,
+            conditioning=Classes(5),
+        ),
+        integers(3, 4, 2, 4, 1),
+        LABELS,
+    ),
+    "pixelcnnpp_rgb_mixture": lambda: (
+        PixelCNNPP(DiscretizedLogisticMixture(2, levels=2), features=4, num_blocks=1, num_levels=1, dropout=0.0),
+        integers(2, 4, 2, 2, 3),
         None,
     ),
     "own_network": lambda: (

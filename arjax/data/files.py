@@ -1,11 +1,15 @@
 """Readers of original file formats, compressed or not; none of them writes anything."""
 
 import gzip
+import io
 import math
+import pickle
 import re
 import struct
+import tarfile
 import zlib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from jaxtyping import Int, Integer, UInt8
@@ -13,6 +17,7 @@ from jaxtyping import Int, Integer, UInt8
 from arjax.extras import require
 
 IMAGE_SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
+CIFAR10_BATCH = 10_000
 
 
 def _read_bytes(path: Path) -> bytes:
@@ -84,6 +89,112 @@ def read_npz(path: Path) -> dict[str, Integer[np.ndarray, "..."]]:
         if array.dtype.kind not in "iu":
             raise ValueError(f"{path}: {key} has dtype {array.dtype}; want integers")
     return arrays
+
+
+def read_cifar10(path: Path, batches: list[str]) -> tuple[UInt8[np.ndarray, "n 32 32 3"], UInt8[np.ndarray, "n"]]:
+    """Reads batches of CIFAR-10 in its binary or its python version, whichever the path names.
+
+    Args:
+        path: The folder ``cifar-10-batches-bin`` or ``cifar-10-batches-py``, or the original archive
+            ``cifar-10-binary.tar.gz`` or ``cifar-10-python.tar.gz``, which is not unpacked.
+        batches: ``"data_batch_1"`` to ``"data_batch_5"`` or ``"test_batch"``.
+
+    Returns:
+        The images and their labels, in the order of the files.
+
+    Raises:
+        ValueError: A file is truncated or damaged, does not hold 10,000 images, has a label above 9, or is a
+            pickle that names anything but numpy's arrays; nothing that it names is called.
+        FileNotFoundError: The folder lacks a file.
+    """
+    binary = "bin" in path.name
+    names = [f"{batch}.bin" if binary else batch for batch in batches]
+    files = [_read_bytes(path / name) for name in names] if path.is_dir() else _read_members(path, names)
+    records = np.empty((len(batches), CIFAR10_BATCH, 1 + 3 * 32 * 32), np.uint8)
+    for name, data, batch in zip(names, files, records, strict=True):
+        values = np.frombuffer(data, np.uint8) if binary else _unpickle(path / name, data)
+        if values.size != batch.size:
+            wanted = f"{batch.size}: a label and 3072 pixels for each of {CIFAR10_BATCH} images"
+            raise ValueError(f"{path / name} has {values.size} bytes; want {wanted}")
+        batch[:] = values.reshape(batch.shape)
+        if batch[:, 0].max() > 9:
+            raise ValueError(f"{path / name} has the label {batch[:, 0].max()}; want 0..9")
+    images = records[..., 1:].reshape(-1, 3, 32, 32)
+    return np.ascontiguousarray(images.transpose(0, 2, 3, 1)), records[..., 0].ravel()
+
+
+def _read_members(path: Path, names: list[str]) -> list[bytes]:
+    archive = io.BytesIO(_read_bytes(path))
+    try:
+        with tarfile.open(fileobj=archive, mode="r:") as tar:
+            members = {Path(member.name).name: tar.extractfile(member) for member in tar}
+            files = {name: file.read() for name, file in members.items() if file and name in names}
+    except Exception as error:  # as above
+        raise ValueError(f"{path} is not a readable tar archive: {error}") from error
+    for name in names:
+        if name not in files:
+            raise ValueError(f"{path} holds {', '.join(members) or 'nothing'}; want {name}")
+    return [files[name] for name in names]
+
+
+class _State:
+    """Stands in for what a pickle names, and keeps the state that it would set there."""
+
+    state: tuple[Any, ...] = ()
+
+    def __init__(self, *args: object):
+        pass
+
+    def __setstate__(self, state: tuple[Any, ...]) -> None:
+        self.state = state
+
+
+class _Unpickler(pickle.Unpickler):
+    def find_class(self, module: str, name: str) -> type[_State]:
+        if f"{module}.{name}" not in ("numpy.core.multiarray._reconstruct", "numpy.ndarray", "numpy.dtype"):
+            raise pickle.UnpicklingError(f"it names {module}.{name}")
+        return _State
+
+
+def _unpickle(path: Path, data: bytes) -> UInt8[np.ndarray, "n d"]:
+    try:
+        batch = _Unpickler(io.BytesIO(data), encoding="latin1").load()
+        _, shape, _, by_columns, text = batch["data"].state
+        pixels = np.frombuffer(text.encode("latin1"), np.uint8).reshape(shape, order="F" if by_columns else "C")
+        return np.column_stack([np.array(batch["labels"], np.uint8), pixels])
+    except Exception as error:  # as above
+        raise ValueError(f"{path} is not a readable pickle of data and labels: {error!r}") from error
+
+
+def read_sprites(path: Path, shape: tuple[int, ...]) -> UInt8[np.ndarray, "n h w c"]:
+    """Reads an image whose rows are images themselves, flattened.
+
+    Args:
+        path: The file.
+        shape: The shape wanted, ``(n, h, w, c)``.
+
+    Raises:
+        ValueError: The file is truncated or damaged, or its size does not fit the shape.
+    """
+    rows, (n, h, w, c) = _read_image(path), shape
+    if rows.shape != (n, h * w, c):
+        raise ValueError(f"{path} has shape {rows.shape}; want {(n, h * w, c)}")
+    return rows.reshape(shape)
+
+
+def read_labels(path: Path, count: int) -> Int[np.ndarray, "n"]:
+    """Reads a text of integers, one a line, gzipped or not.
+
+    Raises:
+        ValueError: Anything but integers, or another number of them than ``count``.
+    """
+    try:
+        labels = [int(line) for line in _read_bytes(path).splitlines()]
+    except ValueError as error:
+        raise ValueError(f"{path} is not a text of one integer a line: {error}") from error
+    if len(labels) != count:
+        raise ValueError(f"{path} has {len(labels)} labels; want {count}")
+    return np.array(labels)
 
 
 def _read_image(path: Path) -> UInt8[np.ndarray, "h w c"]:

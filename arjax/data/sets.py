@@ -6,9 +6,21 @@ from pathlib import Path
 
 import numpy as np
 
+from arjax.data.colour import colour
 from arjax.data.dataset import SPLITS, Dataset
-from arjax.data.files import read_bits, read_idx, read_images, read_npz, subfolders
+from arjax.data.files import (
+    read_bits,
+    read_cifar10,
+    read_idx,
+    read_images,
+    read_labels,
+    read_npz,
+    read_sprites,
+    subfolders,
+)
 from arjax.extras import require
+
+DEBD = ("adult", "dna", "jester", "nltcs", "plants")
 
 
 def load(
@@ -23,6 +35,12 @@ def load(
             - ``"mnist"``: idx files, 256 levels; the last 10,000 of the 60,000 are for validation;
             - ``"binarized_mnist"``: Larochelle's fixed binarization, amat files; the test file goes by digit;
             - ``"adult"``, ``"dna"``, ``"jester"``, ``"nltcs"``, ``"plants"``: binary density-estimation sets;
+            - ``"cifar10"``: the binary or the python version, in its folder or its tar.gz, 256 levels; the last
+              5,000 of the 50,000 are for validation;
+            - ``"cifar10_partial"``: its first 4,000 training images, as four sprites and a text of labels: the
+              first 3,200, the next 400, the last 400; comparable with nothing published;
+            - ``"coloured_digits"``, ``"coloured_mnist"``: the same examples as digits and mnist in generated
+              colours, 4 levels (`colour`);
             - ``"tfds:NAME"``: features ``image`` and ``label`` of what tensorflow-datasets has prepared as
               array_record; without a validation split, the last tenth of the training split;
             - an npz file of ``x`` (and ``y``, ``levels``), or of ``x_train``, ``x_valid``, ``x_test`` (and
@@ -33,7 +51,7 @@ def load(
             Levels that are not stated are 2 where all values are 0 or 1, else 256.
         split: ``"train"``, ``"valid"`` or ``"test"``.
         data_dir: The folder of the files, or of a subfolder of that name; by default ``$ARJAX_DATA_DIR``.
-            MNIST not found there is taken from tensorflow-datasets.
+            MNIST and CIFAR-10 not found there are taken from tensorflow-datasets, in its own order.
 
     Raises:
         ValueError: An unknown set or split, or a damaged file.
@@ -70,14 +88,14 @@ def _digits(name: str, split: str, folders: list[Path]) -> Dataset:
 
 def _mnist(name: str, split: str, folders: list[Path]) -> Dataset:
     stem = "t10k" if split == "test" else "train"
-    images = read_idx(_find(folders, f"{stem}-images-idx3-ubyte"), ndim=3)
-    labels = read_idx(_find(folders, f"{stem}-labels-idx1-ubyte"), ndim=1)
+    images = read_idx(_find(folders, f"{stem}-images-idx3-ubyte[.gz]"), ndim=3)
+    labels = read_idx(_find(folders, f"{stem}-labels-idx1-ubyte[.gz]"), ndim=1)
     whole = Dataset(images[..., None], labels, 256, name, split, num_classes=10)
     return whole.take({"train": slice(-10_000), "valid": slice(-10_000, None), "test": slice(None)}[split])
 
 
 def _binarized_mnist(name: str, split: str, folders: list[Path]) -> Dataset:
-    path = _find(folders, f"{name}_{split}.amat")
+    path = _find(folders, f"{name}_{split}.amat[.gz]")
     x = read_bits(path)
     if x.shape[1] != 784:
         raise ValueError(f"{path} has {x.shape[1]} values a row; want 784")
@@ -85,31 +103,62 @@ def _binarized_mnist(name: str, split: str, folders: list[Path]) -> Dataset:
 
 
 def _debd(name: str, split: str, folders: list[Path]) -> Dataset:
-    return Dataset(read_bits(_find(folders, f"{name}.{split}.data")), None, 2, name, split)
+    return Dataset(read_bits(_find(folders, f"{name}.{split}.data[.gz]")), None, 2, name, split)
+
+
+def _cifar10(name: str, split: str, folders: list[Path]) -> Dataset:
+    training = [f"data_batch_{i}" for i in range(1, 6)]
+    batches = {"train": training, "valid": training[-1:], "test": ["test_batch"]}[split]
+    unpacked = f"cifar-10-batches-bin/{batches[0]}.bin", f"cifar-10-batches-py/{batches[0]}"
+    path = _find(folders, *unpacked, "cifar-10-binary.tar.gz", "cifar-10-python.tar.gz")
+    x, labels = read_cifar10(path if path.suffix == ".gz" else path.parent, batches)
+    half = len(x) // len(batches) // 2
+    whole = Dataset(x, labels, 256, name, split, num_classes=10)
+    return whole.take({"train": slice(-half), "valid": slice(-half, None), "test": slice(None)}[split])
+
+
+def _cifar10_partial(name: str, split: str, folders: list[Path]) -> Dataset:
+    sprites = [_find(folders, f"cifar10_batch_{i}.png") for i in range(4)]
+    x = np.concatenate([read_sprites(path, (1000, 32, 32, 3)) for path in sprites])
+    labels = read_labels(_find(folders, "labels_0000-3999.txt"), len(x))
+    whole = Dataset(x, labels, 256, name, split, num_classes=10)
+    return whole.take({"train": slice(3200), "valid": slice(3200, 3600), "test": slice(3600, None)}[split])
+
+
+def _coloured(name: str, split: str, folders: list[Path]) -> Dataset:
+    return colour(load(name.removeprefix("coloured_"), split, data_dir=folders[0] if folders else None), name)
 
 
 SETS: dict[str, Callable[[str, str, list[Path]], Dataset]] = {
     "digits": _digits,
     "mnist": _mnist,
     "binarized_mnist": _binarized_mnist,
-    **dict.fromkeys(("adult", "dna", "jester", "nltcs", "plants"), _debd),
+    **dict.fromkeys(DEBD, _debd),
+    "cifar10": _cifar10,
+    "cifar10_partial": _cifar10_partial,
+    **dict.fromkeys(("coloured_digits", "coloured_mnist"), _coloured),
+}
+HOLDOUTS = {"mnist": "10000", "binarized_mnist": "10%", "cifar10": "5000"}
+SOURCES = {
+    **dict.fromkeys(DEBD, "; https://github.com/UCLA-StarAI/Density-Estimation-Datasets has it"),
+    "cifar10_partial": "; https://github.com/karpathy/convnetjs has the sprites at 39afa8c, in demo/cifar10",
 }
 
 
-def _find(folders: list[Path], stem: str) -> Path:
-    for path in (folder / f"{stem}{suffix}" for folder in folders for suffix in ("", ".gz")):
+def _find(folders: list[Path], *names: str) -> Path:
+    plain = [name.replace("[.gz]", suffix) for name in names for suffix in ("", ".gz")]
+    for path in (folder / name for folder in folders for name in plain):
         if path.is_file():
             return path
     where = ", ".join(map(str, folders)) or "any folder: neither data_dir nor ARJAX_DATA_DIR is set"
-    raise FileNotFoundError(f"no {stem}[.gz] in {where}")
+    raise FileNotFoundError(f"no {' or '.join(names)} in {where}")
 
 
 def _elsewhere(name: str, split: str, folders: list[Path], missing: FileNotFoundError) -> Dataset:
-    if SETS[name] is _debd:
-        source = "https://github.com/UCLA-StarAI/Density-Estimation-Datasets has it"
-        raise FileNotFoundError(f"{name}: {missing}; {source}") from None
+    if name not in HOLDOUTS:
+        raise FileNotFoundError(f"{name}: {missing}{SOURCES.get(name, '')}") from None
     try:
-        return _tfds(f"tfds:{name}", split, folders, holdout="10000" if name == "mnist" else "10%")
+        return _tfds(f"tfds:{name}", split, folders, HOLDOUTS[name])
     except (FileNotFoundError, ImportError) as error:
         raise FileNotFoundError(f"{name}: {missing}; {error}") from None
 

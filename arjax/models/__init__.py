@@ -4,3 +4,5 @@ from arjax.models.chain_rule import ChainRule as ChainRule
 from arjax.models.gated_pixelcnn import GatedPixelCNN as GatedPixelCNN
 from arjax.models.histogram import Histogram as Histogram
 from arjax.models.made import MADE as MADE
+from arjax.models.pixelcnn import PixelCNN as PixelCNN
+from arjax.models.pixelcnnpp import PixelCNNPP as PixelCNNPP
