@@ -125,7 +125,7 @@ def receptive_field(
     position: tuple[int, ...],
     path: str | os.PathLike[str],
     cond: Any = None,
-) -> None:
+) -> Float[Array, "..."]:
     """Draws `receptive_field_map` on random events as a PNG, on a logarithmic scale; grey is exactly zero.
 
     Args:
@@ -135,11 +135,15 @@ def receptive_field(
         position: an index into an event, such as `(row, column, channel)`, marked in the picture.
         path: the file.
         cond: conditioning as the model wants it; as many events are drawn as it has examples, 16 without.
+
+    Returns:
+        The map, an array of the shape of an event.
     """
     colors, patches = (require(f"matplotlib.{name}", "experiments") for name in ("colors", "patches"))
     count = next((len(leaf) for leaf in jax.tree.leaves(cond)), 16)
     x = np.random.default_rng(0).integers(0, model.output.levels, (count, *event), np.int32)
-    field = np.asarray(receptive_field_map(model, variables, x, position, cond))
+    influence = receptive_field_map(model, variables, x, position, cond)
+    field = np.asarray(influence)
     field = field.sum(-1) if field.ndim == 3 else field.reshape(-1, event[-1])
     row, column = position[:2] if len(event) == 3 else (0, *position)[-2:]
 
@@ -155,6 +159,7 @@ def receptive_field(
     axes.set(xticks=[], yticks=[], title=f"influence on position {position}")
     picture.colorbar(shown, ax=axes, label="|∂ parameters / ∂ x|")
     save(picture, path)
+    return influence
 
 
 def receptive_field_map(

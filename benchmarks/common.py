@@ -16,7 +16,7 @@ import jax
 from jax import Array
 
 from arjax.distributions import Bernoulli, Categorical
-from arjax.models import MADE, GatedPixelCNN, Histogram
+from arjax.models import MADE, GatedPixelCNN, Histogram, PixelCNN, PixelCNNPP
 
 try:
     from tqdm import tqdm
@@ -24,9 +24,14 @@ except ImportError:  # it comes with the extra "experiments"
     tqdm = None
 
 IMAGE = (28, 28, 1)
+COLOUR = (32, 32, 3)
 MODELS: dict[str, tuple[Any, tuple[int, ...]]] = {
     "gated_pixelcnn": (GatedPixelCNN(), IMAGE),
     "gated_pixelcnn_256": (GatedPixelCNN(Categorical(256)), IMAGE),
+    "gated_pixelcnn_rgb": (GatedPixelCNN(Categorical(256), 3, features=96, head_features=96), COLOUR),
+    "pixelcnn": (PixelCNN(), IMAGE),
+    "pixelcnnpp": (PixelCNNPP(features=64), COLOUR),
+    "pixelcnnpp_160": (PixelCNNPP(), COLOUR),
     "made": (MADE((784,)), (784,)),
     "made_wide": (MADE((784,), hidden=(8000,)), (784,)),
     "histogram": (Histogram(IMAGE, Bernoulli(), kernel_init=nn.initializers.normal(1.0)), IMAGE),

@@ -19,8 +19,10 @@ which flatters the ratio to the naive sampler: quote figures from an idle one.
 - `naive*` ("extrapolated": true): it would exceed --naive-seconds, so only its first positions were timed.
 - `iterations` (JSON only): passes that the fixed-point sampler took.
 
-Models: gated_pixelcnn (28x28, 8 layers of 64 channels, Bernoulli), gated_pixelcnn_256 (with 256 levels), made
-(784-500-784), made_wide (784-8000-784), histogram (28x28), tiny (16-16-16, a MADE for tests).
+Models: gated_pixelcnn (28x28, 8 layers of 64 channels, Bernoulli), gated_pixelcnn_256 (with 256 levels),
+gated_pixelcnn_rgb (32x32x3, 8 layers of 96 channels, 256 levels), pixelcnn (28x28, 7 blocks of 64, Bernoulli),
+pixelcnnpp and pixelcnnpp_160 (32x32x3, 5 blocks a stage of 64 and of 160 channels), made (784-500-784), made_wide
+(784-8000-784), histogram (28x28), tiny (16-16-16, a MADE for tests).
 """
 
 import math
@@ -72,7 +74,7 @@ def measure(
     """The rows of one model and batch size: the forward pass, then each method."""
     x = common.random_data(model, event, batch)
     noise = jax.random.uniform(jax.random.key(0), x.shape)
-    variables = jax.tree.map(lambda param: 2 * param, jax.jit(model.init)(jax.random.key(1), x))
+    variables = jax.tree.map(lambda param: 2 * param, model.init(jax.random.key(1), x))
     programs, compile_seconds = {}, {}
 
     def prepare(name: str, function: Any, data: Array) -> None:
@@ -81,7 +83,7 @@ def measure(
 
     prepare("forward", model.apply, x)
     times, results = common.fewest_seconds(programs, seconds=0)
-    positions = math.prod(results["forward"].shape[1:-1])
+    positions = math.prod(event[:-1] if hasattr(model, "vertical") else event)
     timed = min(positions, max(1, int(naive_seconds / times["forward"])))
     for method in methods:
         if method == "naive" and timed < positions:

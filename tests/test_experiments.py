@@ -1,14 +1,19 @@
 """Every experiment runs through with `smoke=True`, and `python -m experiments` lists it."""
 
+import dataclasses
 import importlib
 import subprocess
 import sys
 
+import jax
 import numpy as np
 import pytest
 from PIL import Image
 
-from experiments import toys
+from arjax.data import Dataset, files
+from arjax.distributions import Bernoulli
+from arjax.models import Histogram
+from experiments import common, toys
 
 
 def check_toys(scores):
@@ -28,25 +33,59 @@ def check_scores(nats):
     assert all(np.isfinite(value) and value > 0 for value in nats.values())
 
 
+def check_fields(shares):
+    assert list(shares) == ["PixelCNN", "Gated PixelCNN", "PixelCNN++", "MADE"]
+    for name, share in shares.items():
+        assert share["never seen"] == pytest.approx(share["predicted"]), name
+        assert share["seen"] + share["never seen"] == pytest.approx(1)
+        assert (share["never seen"] > 0) == (name == "PixelCNN")
+
+
 CHECKS = {
     "toys": check_toys,
     "digits": check_scores,
+    "coloured_mnist": check_scores,
     "own_network": check_scores,
-    "made_mnist": check_scores,
-    "gated_pixelcnn_mnist": check_scores,
+    "made_mnist 1hl": check_scores,
+    "mnist_completions": check_scores,
+    "cifar10 pixelcnn": check_scores,
+    "cifar10 gated": check_scores,
+    "cifar10 pixelcnnpp-small": check_scores,
+    "receptive_fields": check_fields,
+    "autoencoder": check_scores,
 }
-"""Experiments by name, each with a check of what its `main` returns."""
+"""Experiments by name and variant, each with a check of what its `main` returns."""
 
 
-@pytest.mark.parametrize("name", CHECKS)
-def test_smoke(name, tmp_path, monkeypatch):
+@pytest.fixture(scope="module")
+def data_dir(tmp_path_factory):
+    """Noise in the form of binarized MNIST, of CIFAR-10 in batches of 64, and of its partial set."""
+    rng, folder = np.random.default_rng(0), tmp_path_factory.mktemp("data")
     for split in ("train", "valid", "test"):
-        rows = np.random.default_rng(0).integers(0, 2, (64, 784))
+        rows = rng.integers(0, 2, (64, 784))
         text = "".join(" ".join(map(str, row)) + "\n" for row in rows)
-        (tmp_path / f"binarized_mnist_{split}.amat").write_text(text)
-    monkeypatch.setenv("ARJAX_DATA_DIR", str(tmp_path))
+        (folder / f"binarized_mnist_{split}.amat").write_text(text)
+    batches = folder / "cifar-10-batches-bin"
+    batches.mkdir()
+    for name in (*(f"data_batch_{i}" for i in range(1, 6)), "test_batch"):
+        records = rng.integers(0, 256, (64, 3073), np.uint8)
+        records[:, 0] %= 10
+        (batches / f"{name}.bin").write_bytes(records.tobytes())
+    for i in range(4):
+        sprite = Image.fromarray(rng.integers(0, 256, (1000, 1024, 3), np.uint8))
+        sprite.save(folder / f"cifar10_batch_{i}.png", compress_level=0)
+    (folder / "labels_0000-3999.txt").write_text("".join(f"{i % 10}\n" for i in range(4000)))
+    return folder
+
+
+@pytest.mark.parametrize("command", CHECKS)
+def test_smoke(command, data_dir, tmp_path, monkeypatch):
+    monkeypatch.setenv("ARJAX_DATA_DIR", str(data_dir))
+    monkeypatch.setattr(files, "CIFAR10_BATCH", 64)
+    name, *variant = command.split()
     experiment = importlib.import_module(f"experiments.{name}")
-    CHECKS[name](experiment.main(experiment.Config(smoke=True, directory=tmp_path / "run")))
+    config = experiment.VARIANTS[variant[0]][1] if variant else experiment.Config()
+    CHECKS[command](experiment.main(dataclasses.replace(config, smoke=True, directory=tmp_path)))
     pictures = list(tmp_path.rglob("*.png"))
     assert pictures
     for path in pictures:
@@ -57,7 +96,7 @@ def test_smoke(name, tmp_path, monkeypatch):
 def test_listing():
     command = [sys.executable, "-m", "experiments"]
     listed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    for name in CHECKS:
+    for name in {command.split()[0] for command in CHECKS}:
         title, _, _ = importlib.import_module(f"experiments.{name}").__doc__.partition("\n")
         assert any(f"python -m experiments.{name} " in line and title in line for line in listed.splitlines())
 
@@ -79,3 +118,39 @@ def test_galaxy_is_known():
     entropies = [-(p * np.log(p)).sum() for p in (toy.true.sum(1), toy.true.sum(0), toy.true)]
     assert entropies[2] == pytest.approx(6.0868, abs=1e-4)
     assert toys.mutual_information(toy.true) == pytest.approx(entropies[0] + entropies[1] - entropies[2])
+
+
+def test_completions(tmp_path, monkeypatch):
+    pictures = []
+    monkeypatch.setattr(
+        common.plotting, "image_grid", lambda images, path, **kwargs: pictures.append((images, kwargs))
+    )
+    x = np.random.default_rng(0).integers(0, 2, (40, 4, 6, 1))
+    test = Dataset(x, levels=2)
+    model = Histogram((4, 6, 1), Bernoulli())
+    variables = model.init(jax.random.key(0), x)
+    parts = (common.LOWER_HALF, common.RIGHT_HALF, common.CENTRE)
+    common.draw_completions(model, variables, tmp_path, test, seed=0, count=5, occlusions=parts)
+    ((images, kwargs),) = pictures
+    assert kwargs == {"levels": 256, "columns": 3 * 8 - 1}
+    rows = np.concatenate([images.reshape(10, 23, 4, 6, 3), np.full((10, 1, 4, 6, 3), 255)], 1).reshape(
+        10, 3, 8, 4, 6, 3
+    )
+    hidden = np.zeros((3, 4, 6), bool)
+    hidden[0, 2:], hidden[1, :, 3:], hidden[2, 1:3, 2:4] = True, True, True
+    for row, index in zip(rows, range(2, 40, 4), strict=True):
+        for (occluded, *completions, original, gap), mask in zip(row, hidden, strict=True):
+            np.testing.assert_array_equal(original, np.broadcast_to(x[index] * 255, original.shape))
+            np.testing.assert_array_equal(occluded[~mask], original[~mask])
+            assert (occluded[mask] == common.HIDDEN).all()
+            assert (gap == 255).all()
+            for completion in completions:
+                np.testing.assert_array_equal(completion[~mask], original[~mask])
+    assert len(np.unique(rows[:, :, 1:6].reshape(150, -1), axis=0)) > 100, "completions differ"
+
+
+def test_one_of_each():
+    x = np.arange(30)[:, None]
+    assert common.one_of_each(Dataset(x)).x[:, 0].tolist() == list(range(1, 30, 3))
+    labels = np.array([7, 7, 2, 0, 2] * 6)
+    assert common.one_of_each(Dataset(x, labels)).x[:, 0].tolist() == [3, 2, 0]

@@ -1,4 +1,6 @@
 import re
+from functools import partial
+from unittest import mock
 
 import flax.linen as nn
 import jax
@@ -11,6 +13,8 @@ from arjax import layers, sampling
 from arjax.distributions import Categorical
 from arjax.drawing import Plan
 from arjax.layers import ABSENT, CausalConv, MaskedDense, one_hot, scale
+from arjax.layers.conv import causal_conv
+from arjax.layers.incremental import leave_below
 from experiments.own_network import MyNetwork
 
 FEATURES = 3
@@ -43,6 +47,14 @@ class Bank(nn.Module):
         return [conv(x) for conv in self.convs]
 
 
+@partial(jax.jit, static_argnums=0)
+def step(model, variables, cache, piece):
+    """The incremental pass along the model's axis: along columns, the collection `present` is mutable as well."""
+    mutable = ["cache", "present"][: model.axis]
+    output, updates = model.apply(variables | {"cache": cache}, piece, mutable=mutable)
+    return output, updates["cache"]
+
+
 @pytest.fixture(scope="module", params=BANKS)
 def bank(request):
     """Convolutions, their random kernels and biases, an input, the parallel pass, and an empty cache."""
@@ -58,7 +70,8 @@ def bank(request):
     }
     x = rng.normal(size=shape).astype(np.float32)
     variables = {"params": params}
-    cache = sampling.empty_cache(model, variables, x.take([0], axis))
+    _, cache = jax.eval_shape(partial(step, model), variables, {}, x.take([0], axis))
+    cache = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), cache)
     return model, variables, x, jax.jit(model.apply)(variables, x), cache
 
 
@@ -85,28 +98,33 @@ def test_conv_against_a_reference(bank):
 
 
 def test_conv_implementations_agree(bank):
-    """On an accelerator the parallel pass is `_convolution`, on a CPU `_matmul`."""
+    """On an accelerator the parallel pass is a convolution, on a CPU a matrix product."""
     model, variables, x, parallel, _ = bank
 
-    @jax.jit
-    def run(x, params):
-        return [
-            [
-                CausalConv(FEATURES, k, axis=model.axis, dilation=d).apply(
-                    {}, x, params[f"convs_{i}"]["kernel"], method=method
-                )
-                + params[f"convs_{i}"]["bias"].reshape((1,) * (x.ndim - 1) + (-1,))
-                for method in ("_matmul", "_convolution")
-            ]
-            for i, (k, d) in enumerate(model.specs)
-        ]
+    def other(*args, cpu, default):
+        return default(*args)
 
-    for spec, y, others in zip(model.specs, parallel, run(x, variables["params"]), strict=True):
-        for other in others:
-            np.testing.assert_allclose(other, y, atol=1e-5, err_msg=str(spec))
+    with mock.patch("jax.lax.platform_dependent", other):
+        program = jax.jit(lambda *args: model.apply(*args)).lower(variables, x)
+    assert program.as_text().count("stablehlo.convolution") == len(model.specs)
+    for spec, y, other in zip(model.specs, parallel, program.compile()(variables, x), strict=True):
+        np.testing.assert_allclose(other, y, atol=1e-5, err_msg=str(spec))
 
 
-step = jax.jit(sampling.step, static_argnums=0)
+def test_strided_conv_implementations_agree():
+    """Every second output along each axis, of both implementations."""
+    x, kernel = (np.random.default_rng(i).normal(size=size).astype(np.float32) for i, size in
+                 enumerate([(2, 6, 8, 2), (3, 3, 2, FEATURES)]))  # fmt: skip
+
+    def strided(*args, cpu, default):
+        return [implementation(*args) for implementation in (cpu, default)]
+
+    for axis in (1, 2):
+        model = Apply(lambda m, x, axis=axis: causal_conv(m, x, kernel, axis, stride=2))
+        expected = reference(x, kernel, np.zeros(FEATURES), axis, 1)[:, ::2, ::2]
+        with mock.patch("jax.lax.platform_dependent", strided):
+            for y in jax.jit(lambda x, model=model: model.apply({}, x))(x):
+                np.testing.assert_allclose(y, expected, atol=1e-5)
 
 
 @pytest.mark.parametrize("lengths", CHUNKS.values(), ids=CHUNKS)
@@ -168,6 +186,67 @@ def test_entry_shift():
     )
     same, _ = over_rows.apply({}, x, mutable=["cache"])
     np.testing.assert_array_equal(same, x)
+    whole_rows, _ = over_columns.apply({}, x, mutable=["cache"])
+    np.testing.assert_array_equal(whole_rows, over_columns.apply({}, x))
+    same, _ = over_columns.apply({}, x, mutable=["cache", "present"])
+    np.testing.assert_array_equal(same, x)
+
+
+def test_once():
+    """A value of parameters is computed where no sampler has kept it, and is kept for a sampler that asks."""
+    calls = []
+
+    def value(module, x):
+        return layers.once(module, "value", lambda: calls.append(x) or 2 * x)
+
+    module, x = Apply(value), jnp.arange(3)
+    np.testing.assert_array_equal(module.apply({}, x), [0, 2, 4])
+    y, kept = module.apply({}, x, mutable=["cache", "fixed"])
+    np.testing.assert_array_equal(y, [0, 2, 4])
+    np.testing.assert_array_equal(kept["fixed"]["value"], y)
+    assert len(calls) == 2
+    np.testing.assert_array_equal(module.apply(kept, x + 1), y)
+    assert len(calls) == 2
+    assert not module.init(jax.random.key(0), x)
+
+
+def test_from_above():
+    """Row by row, and each row pixel by pixel, a layer sees its own features of the row above as in one pass."""
+
+    def add_above(module, x):
+        x = 10 * x
+        leave_below(module, x)
+        return x + layers.from_above(module, x, lambda row: row.at[:, :, 1:].add(row[:, :, :-1]))
+
+    module, x = Apply(add_above), jnp.arange(1, 13).reshape(1, 3, 4, 1)
+    rows = 10 * np.arange(1, 13).reshape(3, 4)
+    above = np.pad(rows, ((1, 0), (0, 0)))[:-1]
+    expected = rows + above + np.pad(above, ((0, 0), (1, 0)))[:, :-1]
+    parallel = module.apply({}, x)
+    np.testing.assert_array_equal(parallel[0, ..., 0], expected)
+    present = {}
+    for r in range(3):
+        _, turn = module.apply(present, x[:, r : r + 1], mutable=["cache", "above"])
+        left = []
+        for c in range(4):
+            at = jax.tree.map(lambda leaf, c=c: leaf[:, :, c : c + 1], {"above": turn["above"]})
+            y, state = module.apply(at, x[:, r : r + 1, c : c + 1], mutable=["cache", "present"])
+            left.append(state["present"])
+            assert y.item() == expected[r, c]
+        present = {"present": jax.tree.map(lambda *leaves: jnp.concatenate(leaves, 2), *left)}
+
+
+@pytest.mark.parametrize("axis", [1, 2])
+def test_conv_sees_the_channels_of_the_present_that_its_mask_allows(axis):
+    mask = np.array([[True, False, True], [False, False, True]])
+    conv = CausalConv(3, (2, 2), axis=axis, present_mask=mask)
+    rng = np.random.default_rng(0)
+    kernel, x = (rng.normal(size=size).astype(np.float32) for size in ((2, 2, 2, 3), (2, 4, 5, 2)))
+    bias = np.arange(3, dtype=np.float32)
+    masked = kernel.copy()
+    masked.swapaxes(0, axis - 1)[1] *= mask
+    y = jax.jit(conv.apply)({"params": {"kernel": kernel, "bias": bias}}, x)
+    np.testing.assert_allclose(y, reference(x, masked, bias, axis, 1), atol=1e-5)
 
 
 @pytest.mark.parametrize(("count", "dilation"), [(1, 3), (2, 1), (3, 1), (3, 2), (2, 7)])
@@ -188,15 +267,21 @@ def test_delays(count, dilation):
 
 def test_a_pass_is_incremental_exactly_when_cache_is_mutable():
     class Ask(nn.Module):
+        axis: int = 1
+
         @nn.compact
         def __call__(self):
-            return layers.is_incremental(self)
+            return layers.is_incremental(self, self.axis)
 
     assert not Ask().apply({})
     assert not Ask().apply({}, mutable=["params"])[0]
     assert Ask().apply({}, mutable=["cache"])[0]
     assert Ask().apply({}, mutable=True)[0]
     assert not Ask().init_with_output(jax.random.key(0))[0]
+    assert not Ask(axis=2).apply({}, mutable=["cache"])[0]
+    assert not Ask(axis=2).apply({}, mutable=["present"])[0]
+    assert Ask(axis=2).apply({}, mutable=["cache", "present"])[0]
+    assert not Ask(axis=2).init_with_output(jax.random.key(0))[0]
 
 
 def dtype_of(function, *args):

@@ -115,10 +115,17 @@ def test_convolution_along_one_axis(mask_type, centre):
 def test_convolution_refuses():
     with pytest.raises(ValueError, match="mask_type is 'A' or 'B', got 'C'"):
         masks.convolution((3, 3), 1, 1, "C")
-    with pytest.raises(ValueError, match="3 groups do not divide 4 input and 6 output"):
-        masks.convolution((3, 3), 4, 6, "A", groups=3)
-    with pytest.raises(ValueError, match="3 groups do not divide 6 input and 4 output"):
-        masks.convolution((3, 3), 6, 4, "A", groups=3)
+    for features in ((4, 6), (6, 4)):
+        with pytest.raises(ValueError, match="3 channels of the image do not divide 4 features"):
+            masks.convolution((3, 3), *features, "A", groups=3)
+
+
+@pytest.mark.parametrize(
+    ("features", "channels", "expected"),
+    [(6, 3, [0, 0, 1, 1, 2, 2]), (3, 3, [0, 1, 2]), (4, 1, [0, 0, 0, 0]), (4, 2, [0, 0, 1, 1])],
+)
+def test_colours(features, channels, expected):
+    np.testing.assert_array_equal(masks.colours(features, channels), expected)
 
 
 def test_attention_by_hand():

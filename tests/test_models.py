@@ -10,6 +10,7 @@ import pytest
 import arjax
 from arjax import masks
 from arjax.distributions import Bernoulli, Categorical
+from arjax.layers import Classes
 from arjax.models import MADE, ChainRule, GatedPixelCNN, Histogram, histogram
 
 
@@ -321,7 +322,7 @@ def test_pixelcnn_sees_what_its_kernels_reach(num_layers, first_kernel_size, com
 
 
 def test_pixelcnn_label_reaches_the_first_pixel():
-    model = GatedPixelCNN(Categorical(3), features=4, num_layers=2, head_features=8, num_classes=4)
+    model = GatedPixelCNN(Categorical(3), features=4, num_layers=2, head_features=8, conditioning=Classes(4))
     x = integers(3, 4, 3, 3, 1)
     labels = np.arange(4, dtype=np.int32)
     variables = random_variables(model, x, labels)
@@ -385,9 +386,9 @@ def test_surplus_cond(name):
 
 
 def test_missing_cond():
-    model = GatedPixelCNN(features=2, num_layers=1, head_features=2, num_classes=4)
+    model = GatedPixelCNN(features=2, num_layers=1, head_features=2, conditioning=Classes(4))
     variables = random_variables(model, integers(2, 1, 3, 3, 1), np.zeros(1, np.int32))
-    message = r"cond is missing: labels 0..3 of shape \(batch,\) are wanted"
+    message = "cond is missing: this model has conditioning=Classes"
     with pytest.raises(ValueError, match=message):
         arjax.log_prob(model, variables, integers(2, 2, 3, 3, 1))
     with pytest.raises(ValueError, match=message):

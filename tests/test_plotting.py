@@ -123,7 +123,9 @@ def test_curves_have_the_numbers(figures, event, unit, factor):
 
 
 def test_receptive_field_map():
-    model = GatedPixelCNN(Categorical(3), 4, 2, head_features=4, first_kernel_size=3, conditioning=Classes(3))
+    model = GatedPixelCNN(
+        Categorical(3), features=4, num_layers=2, head_features=4, first_kernel_size=3, conditioning=Classes(3)
+    )
     cond = np.array([0, 2])
     model, variables = model_and_variables(model, (6, 6, 1), cond[:1])
     x = RNG.integers(0, 3, (2, 6, 6, 1))

@@ -2,14 +2,18 @@ import itertools
 
 import flax.linen as nn
 import jax
+import jax.extend
 import numpy as np
 import pytest
+from jax.interpreters import partial_eval
 
 import arjax
-from arjax.distributions import Bernoulli, Categorical
-from arjax.layers import MaskedDense, one_hot
+from arjax import sampling
+from arjax.distributions import Bernoulli, Categorical, DiscretizedLogisticMixture
+from arjax.drawing import Draw, Plan
+from arjax.layers import Classes, MaskedDense, one_hot
 from arjax.masks import connect
-from arjax.models import MADE, ChainRule, Histogram
+from arjax.models import MADE, ChainRule, GatedPixelCNN, Histogram, PixelCNN, PixelCNNPP
 
 METHODS = ("cached", "naive", "fixed_point")
 HISTOGRAM = Histogram((2, 3), Categorical(4))
@@ -212,6 +216,74 @@ def test_completion_of_a_prefix_is_exact():
     deviation = np.sqrt(conditional * (1 - conditional) / count)
     assert (np.abs(frequencies - conditional) < 5 * deviation).all()
     assert np.abs(conditional - joint.sum(0)).max() > 0.05, "the evidence tells something"
+
+
+# What depends on parameters alone is computed once, before the loops
+
+MOVES = {
+    *("reshape", "broadcast_in_dim", "convert_element_type", "slice", "squeeze", "transpose", "split", "copy"),
+    *("concatenate", "pad", "iota", "rev", "stop_gradient"),
+}
+"""Primitives that compute nothing."""
+
+
+def work_on_constants(jaxpr, constant=None, inside=False):
+    """Equations in loops whose inputs do not change within the innermost one: `{(primitive, shape)}`."""
+    constant = [True] * len(jaxpr.invars) if constant is None else constant
+    known = dict(zip(jaxpr.invars, constant, strict=True)) | dict.fromkeys(jaxpr.constvars, True)
+    found = set()
+    for eqn in jaxpr.eqns:
+        given = [isinstance(v, jax.extend.core.Literal) or known[v] for v in eqn.invars]
+        inner = [
+            getattr(value, "jaxpr", value)
+            for param in eqn.params.values()
+            for value in (param if isinstance(param, (tuple, list)) else [param])
+            if hasattr(getattr(value, "jaxpr", value), "eqns")
+        ]
+        if eqn.primitive.name == "scan":
+            changes = len(given) - eqn.params["num_consts"]
+            found |= work_on_constants(inner[0], [True] * eqn.params["num_consts"] + [False] * changes, True)
+        elif inner:
+            for sub in inner:
+                found |= work_on_constants(sub, given[len(given) - len(sub.invars) :], inside)
+        elif inside and all(given) and eqn.primitive.name not in MOVES:
+            found |= {(eqn.primitive.name, v.aval.shape) for v in eqn.outvars if v.aval.size > 1}
+        known |= dict.fromkeys(eqn.outvars, all(given))
+    return found
+
+
+COLOUR_MODELS = {
+    "gated_pixelcnn": GatedPixelCNN(Categorical(3), 3, 6, 2, head_features=6, conditioning=Classes(2)),
+    "pixelcnn": PixelCNN(Categorical(3), 3, 6, 1, head_features=6, conditioning=Classes(2)),
+    "pixelcnnpp": PixelCNNPP(
+        DiscretizedLogisticMixture(2, 8), 3, 2, num_blocks=1, num_levels=2, conditioning=Classes(2)
+    ),
+}
+
+
+@pytest.mark.parametrize("name", COLOUR_MODELS)
+@pytest.mark.parametrize("hoisted", [True, False])
+def test_no_work_on_parameters_within_the_loops(name, hoisted, monkeypatch):
+    """Neither masks nor norms nor projections of `cond`; without the collection `fixed` the guard finds them."""
+    model, shape = COLOUR_MODELS[name], (5, 4, 4, 3)
+    labels = np.zeros(5, np.int32)
+    variables = jax.eval_shape(model.init, jax.random.key(0), np.zeros(shape, np.int32), labels)
+    if not hoisted:
+        monkeypatch.setattr(sampling, "_fixed", lambda *args: {})
+
+    def run(variables, noise, labels):
+        draw = Draw(model.output, np.float32(1))
+        return sampling._cached_image(model, variables, Plan(noise), labels, draw)
+
+    jaxpr = jax.make_jaxpr(run)(variables, np.zeros(shape, np.float32), labels).jaxpr
+    alive, _ = partial_eval.dce_jaxpr(jaxpr, [True], instantiate=True)
+    found = work_on_constants(alive)
+    kernels = {leaf.shape for leaf in jax.tree.leaves(variables) if leaf.ndim > 1}
+    primitives = {primitive for primitive, shape in found if shape in kernels}
+    if hoisted:
+        assert not primitives
+    else:
+        assert ("mul" if name == "pixelcnnpp" else "select_n") in primitives
 
 
 # A model without memory

@@ -4,6 +4,7 @@ from arjax.layers.conditioning import Classes as Classes
 from arjax.layers.conditioning import Deconvolution as Deconvolution
 from arjax.layers.conditioning import Map as Map
 from arjax.layers.conditioning import Vector as Vector
+from arjax.layers.conditioning import check_size as check_size
 from arjax.layers.conditioning import condition as condition
 from arjax.layers.conv import CausalConv as CausalConv
 from arjax.layers.conv import RasterConv as RasterConv

@@ -98,6 +98,13 @@ def condition(conditioning: Any, cond: Any) -> Array | None:
     return conditioning(jnp.asarray(cond))
 
 
+def check_size(context: Any, x: Array) -> None:
+    """Raises `ValueError` unless maps in `context` are as large as the images `x`."""
+    for leaf in jax.tree.leaves(context):
+        if leaf.shape[1:3] not in ((1, 1), x.shape[1:3]):
+            raise ValueError(f"cond: a map of the image's size {x.shape[1:3]} is wanted, got {leaf.shape[1:3]}")
+
+
 def _check(cond: Array, shape: tuple[int, ...]) -> None:
     if cond.shape[1:] != shape or not jnp.issubdtype(cond.dtype, jnp.floating):
         wanted = f"floats of shape (batch, {', '.join(map(str, shape))})"

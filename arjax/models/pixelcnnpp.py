@@ -83,12 +83,15 @@ class WeightNorm(nn.Module):
         unit = v * lax.rsqrt(jnp.sum(v**2, axes, keepdims=True))
         if self.is_initializing():
             y = self.operation(self, x.astype(jnp.float32), unit, *phases)
-            mean, scale = y.mean((0, 1, 2)), self.init_scale * lax.rsqrt(y.var((0, 1, 2)) + 1e-10)
-            bias = self.param("bias", lambda _: -mean * scale)
-            return (y * self.param("scale", lambda _: scale) + bias).astype(self.dtype)
+            mean = y.mean((0, 1, 2), keepdims=True)
+            scale = self.init_scale * lax.rsqrt(y.var((0, 1, 2), keepdims=True) + 1e-10)
+            self.param("scale", lambda _: scale.ravel())
+            self.param("bias", lambda _: (-mean * scale).ravel())
+            return ((y - mean) * scale).astype(self.dtype)
         scale, bias = (self.param(name, nn.initializers.zeros, (self.features,)) for name in ("scale", "bias"))
-        kernel = once(self, "kernel", lambda: (unit * scale).astype(self.dtype))
-        return self.operation(self, x.astype(self.dtype), kernel, *phases) + bias.astype(self.dtype)
+        kernel = once(self, "kernel", lambda: (unit * jnp.broadcast_to(scale, v.shape)).astype(self.dtype))
+        y = self.operation(self, x.astype(self.dtype), kernel, *phases)
+        return y + bias.astype(self.dtype).reshape(1, 1, 1, -1)
 
 
 class Block(nn.Module):

@@ -1,0 +1,87 @@
+"""What several test files need: random parameters, and the parameters that the cached sampler computes."""
+
+import functools
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.experimental import io_callback
+
+from arjax import sampling
+from arjax.drawing import Draw, Plan
+
+
+def integers(levels, *shape, seed=0):
+    return np.random.default_rng(seed).integers(0, levels, shape).astype(np.int32)
+
+
+def random_variables(model, *args, scale=0.3, seed=1):
+    """Variables as after some training, as numpy: none is zero, and kernels keep the size of what they are given.
+
+    Drawing them with `model.init` would cost many times as much, most of it compilation.
+    """
+    shapes = jax.eval_shape(model.init, jax.random.key(0), *args)
+    rng = np.random.default_rng(seed)
+
+    def random(path, leaf):
+        fan_in = leaf.size // leaf.shape[-1] if path[-1].key == "kernel" else np.inf
+        noise = np.sqrt(scale**2 + 1 / fan_in) * rng.normal(size=leaf.shape)
+        return (noise + (path[-1].key == "scale")).astype(np.float32)
+
+    return jax.tree_util.tree_map_with_path(random, shapes)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def apply(model, variables, x, cond=None):
+    return model.apply(variables, x, cond)
+
+
+def stepped(model, variables, plan, cond=None):
+    """Images by the cached sampler, and the parameters of every conditional as it computes them one by one."""
+    recorded = []
+
+    def run(variables, plan, cond):
+        def draw(params, plan):
+            io_callback(lambda params: recorded.append(np.asarray(params)), None, params, ordered=True)
+            return Draw(model.output, jnp.float32(1))(params, plan)
+
+        return sampling._cached_image(model, variables, plan, cond, draw)
+
+    x = jax.block_until_ready(jax.jit(run)(variables, plan, cond))
+    jax.effects_barrier()
+    return x, np.stack(recorded, 1).reshape(*x.shape, -1)
+
+
+def stepped_params(model, variables, x, cond=None):
+    """The parameters of every conditional of `x` by teacher forcing through the cached sampler."""
+    plan = Plan(jnp.zeros(x.shape), jnp.asarray(x), jnp.ones(x.shape, bool))
+    same, params = stepped(model, variables, plan, cond)
+    np.testing.assert_array_equal(same, x)
+    return params
+
+
+def seen_through(field, height, width, offsets):
+    """What each pixel of an image sees (`field[i, j]`: pixel i sees pixel j) through the pixels at `offsets`."""
+    grid = np.arange(height * width).reshape(height, width)
+    seen = np.zeros_like(field)
+    for (r, c), (dr, dc) in itertools.product(np.ndindex(height, width), offsets):
+        if 0 <= r + dr < height and 0 <= c + dc < width:
+            seen[grid[r, c]] |= field[grid[r + dr, c + dc]]
+    return seen
+
+
+def pixelcnn_field(model, height, width):
+    """`field[i, j]`: whether pixel i of a PixelCNN sees pixel j before it, from the masks alone."""
+
+    def before(k):
+        return [
+            (r, c)
+            for r, c in itertools.product(range(-(k // 2), 1), range(-(k // 2), k // 2 + 1))
+            if (r, c) < (0, 0)
+        ]
+
+    field = seen_through(np.eye(height * width, dtype=bool), height, width, before(model.first_kernel_size))
+    for _ in range(model.num_blocks):
+        field |= seen_through(field, height, width, before(model.kernel_size))
+    return field
