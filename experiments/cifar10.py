@@ -8,7 +8,7 @@ Test bits/dim:
     pixelcnn                 3.14    not yet measured
     gated                    3.03    not yet measured
     pixelcnnpp               2.92    not yet measured
-    pixelcnnpp-small            -    not yet measured
+    pixelcnnpp-small            -    4.56 after 400 steps (histogram 7.94), on cifar10_partial
 
 These are runs for an accelerator, but for pixelcnnpp-small: a net for a CPU and for --data cifar10_partial, the
 first 4,000 images of the training set. That set's scores, on 400 images, are comparable with nothing published.

@@ -1,12 +1,12 @@
 """PixelCNN and Gated PixelCNN on binarized MNIST: likelihood, and completions of what is hidden.
 
-Command: python -m experiments.mnist_completions --data-dir DATA   (not yet timed)
+Command: python -m experiments.mnist_completions --data-dir DATA   (an hour for each model on one CPU core)
 
 Without --data-dir (or ARJAX_DATA_DIR) the data come from tensorflow-datasets. Test nats, without labels:
 
     model             published    measured
-    PixelCNN              81.30    not yet measured
-    Gated PixelCNN            -    not yet measured
+    PixelCNN              81.30    90.74 after 1,200 steps of 3,200
+    Gated PixelCNN            -    85.91 after 3,200 steps
 
 Each model has a subfolder with checkpoints, metrics.jsonl, curves.png, samples.png and completions.png: for ten
 test images, one of each digit, and for the lower half, the centre and the right half, the image with that part

@@ -1,6 +1,6 @@
 """What a pixel's conditional sees: PixelCNN and its blind spot, Gated PixelCNN, PixelCNN++ and MADE.
 
-Command: python -m experiments.receptive_fields   (not yet timed)
+Command: python -m experiments.receptive_fields   (about a minute and a half on one busy CPU core)
 
 Random weights, no training: a gradient that is not exactly zero tells who sees whom. Of the pixels before the one
 that is marked in the pictures, expect:
@@ -43,7 +43,7 @@ class Config:
     models: tuple[Name, ...] = ("PixelCNN", "Gated PixelCNN", "PixelCNN++", "MADE")
     """Which models, from left to right."""
     size: int = 16
-    """Height and width of the images; 4 divides it."""
+    """Height and width of the images; for PixelCNN++ 4 divides it."""
     row: int = 11
     """The pixel's row."""
     column: int = 6
@@ -56,6 +56,8 @@ class Config:
     """Kernel size of the layers after the first, which has 7; of PixelCNN and Gated PixelCNN."""
     num_blocks: int = 2
     """Blocks of PixelCNN++ by stream and size of its features."""
+    num_levels: int = 3
+    """Sizes of PixelCNN++'s features, each half the one before."""
     seed: int = 0
     """Seed of weights."""
     smoke: bool = False
@@ -71,7 +73,11 @@ def network(name: Name, config: Config) -> Any:
         return GatedPixelCNN(features=features, num_layers=1 + config.num_layers, kernel_size=kernel_size)
     if name == "PixelCNN++":
         return PixelCNNPP(
-            DiscretizedLogisticMixture(), channels=1, features=features, num_blocks=config.num_blocks
+            DiscretizedLogisticMixture(),
+            channels=1,
+            features=features,
+            num_blocks=config.num_blocks,
+            num_levels=config.num_levels,
         )
     return MADE((config.size, config.size, 1), Bernoulli(), hidden=(2 * config.size**2,), direct=True)
 
@@ -91,7 +97,7 @@ def blind_spot(config: Config) -> np.ndarray:
 
 def draw(fields: dict[Name, np.ndarray], config: Config) -> None:
     """All receptive fields in a row, each on a logarithmic scale of its own; grey is exactly zero."""
-    picture = plotting.figure(3 * len(fields), 3.5)
+    picture = plotting.figure(3 * len(fields), 3.35)
     for axes, (name, field) in zip(
         picture.subplots(1, len(fields), squeeze=False)[0], fields.items(), strict=True
     ):
@@ -105,7 +111,8 @@ def draw(fields: dict[Name, np.ndarray], config: Config) -> None:
 
 def main(config: Config) -> dict[str, dict[str, float]]:
     """Draws the receptive fields. Returns by model the share of earlier pixels seen, never seen and predicted."""
-    config = common.shrunk(config, size=8, row=2, column=1, features=8, num_layers=4, num_blocks=1)
+    small = {"size": 8, "row": 2, "column": 1, "features": 8, "num_layers": 4, "num_blocks": 1, "num_levels": 2}
+    config = common.shrunk(config, **small)
     event, position = (config.size, config.size, 1), (config.row, config.column, 0)
     before, fields = earlier(config), {}
     shares: dict[str, dict[str, float]] = {}
