@@ -2,9 +2,10 @@
 
 Command: python -m experiments.coloured_mnist   (about 3 minutes on 2 CPU cores)
 
-By default scikit-learn's 8x8 digits, each in two colours of its own: 0.391 bits/dim on the test set (histogram 1.514). With --data
-coloured_mnist --num-layers 8 --steps 4000 the 28x28 images of MNIST: not yet measured. Shapes and labels are real,
-the colours are generated (`arjax.data.colour`), so the scores are comparable with nothing published.
+By default scikit-learn's 8x8 digits, each in two colours of its own: 0.391 bits/dim on the test set (histogram
+1.514). With --data coloured_mnist --num-layers 8 --steps 4000 the 28x28 images of MNIST: not yet measured. Shapes
+and labels are real, the colours are generated (`arjax.data.colour`), so the scores are comparable with nothing
+published.
 """
 
 import dataclasses
