@@ -10,6 +10,8 @@ import numpy as np
 from jax import Array
 from jaxtyping import Float
 
+from arjax.layers.conditioning import check_labels
+
 
 def log_prob(model: Any, variables: Any, x: Array | np.ndarray, cond: Any = None) -> Float[Array, "b"]:
     """Log-probability of each example, in nats: the sum of the log-probabilities of its conditionals.
@@ -21,9 +23,10 @@ def log_prob(model: Any, variables: Any, x: Array | np.ndarray, cond: Any = None
         cond: conditioning as the model wants it, one per example.
 
     Raises:
-        ValueError: `x` is not of integers, or (checked outside of `jit`) has values out of range.
+        ValueError: `x` is not of integers, or (checked outside of `jit`) `x` or labels in `cond` are out of range.
     """
     check_data(x, model.output.levels)
+    check_labels(model, cond)
     return _log_prob(model, variables, x, cond)
 
 
@@ -60,6 +63,7 @@ def ensemble_log_prob(
         chunk: members evaluated at once.
     """
     check_data(x, model.output.levels)
+    check_labels(model, cond)
     return _ensemble_log_prob(model, variables, jnp.asarray(seeds), x, cond, chunk)
 
 
@@ -69,6 +73,7 @@ def score(model: Any, variables: Any, x: Array | np.ndarray, cond: Any = None) -
     A pytree like `variables["params"]` whose leaves have the batch as their first axis.
     """
     check_data(x, model.output.levels)
+    check_labels(model, cond)
 
     def one(params, x, cond):
         batch = jax.tree.map(lambda leaf: leaf[None], (x, cond))

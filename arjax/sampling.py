@@ -16,6 +16,7 @@ from jax.typing import ArrayLike
 
 from arjax import orderings
 from arjax.drawing import Draw, Plan
+from arjax.layers.conditioning import check_labels
 from arjax.layers.incremental import ABSENT
 
 Method = Literal["cached", "naive", "fixed_point"]
@@ -65,8 +66,8 @@ def sample_from_noise(
             the last of which only confirms.
 
     Raises:
-        ValueError: an unknown method, evidence that does not fit, a temperature of 0 or less, `return_iterations`
-            with another method.
+        ValueError: an unknown method, evidence that does not fit, a temperature of 0 or less, a label the model
+            has no class for, `return_iterations` with another method.
     """
     if method not in _METHODS:
         raise ValueError(f"method is one of {', '.join(_METHODS)}, got {method!r}")
@@ -74,21 +75,21 @@ def sample_from_noise(
         raise ValueError(f"only method='fixed_point' counts iterations, got method={method!r}")
     if not isinstance(temperature, jax.core.Tracer) and not np.all(np.asarray(temperature) > 0):
         raise ValueError(f"a temperature above 0 is wanted, got {temperature}")
+    check_labels(model, cond)
     plan = Plan(noise) if evidence is None else _with_evidence(noise, evidence, model.output.levels)
     x, iterations = _sample(model, variables, plan, cond, jnp.float32(temperature), method)
     return (x, iterations) if return_iterations else x
 
 
-def empty_cache(model: Any, variables: Any, *slices: Any, method: str | None = None) -> Any:
+def empty_cache(model: Any, variables: Any, *slices: Any) -> Any:
     """The `cache` collection before the first slice, for `step` with arguments like `slices`. All zeros."""
-    apply = partial(model.apply, method=method, mutable=["cache"])
-    _, updates = jax.eval_shape(apply, variables, *slices)
+    _, updates = jax.eval_shape(partial(model.apply, mutable=["cache"]), variables, *slices)
     return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), updates.get("cache", {}))
 
 
-def step(model: Any, variables: Any, cache: Any, *slices: Any, method: str | None = None) -> tuple[Any, Any]:
+def step(model: Any, variables: Any, cache: Any, *slices: Any) -> tuple[Any, Any]:
     """The incremental pass over the next slices: their output and the cache after them."""
-    output, updates = model.apply(variables | {"cache": cache}, *slices, method=method, mutable=["cache"])
+    output, updates = model.apply(variables | {"cache": cache}, *slices, mutable=["cache"])
     return output, updates["cache"]
 
 
@@ -193,7 +194,7 @@ def _cached_image(model, variables, plan, cond, draw):
             lambda leaf: leaf if leaf.shape[1] == 1 else lax.dynamic_slice_in_dim(leaf, row, 1, 1), context
         )
 
-    def next_row(phase, row, memory, number, plan, variables):
+    def next_row(phase, row, memory, number, plan):
         """The row after `row`; `memory` has the collections of the vertical stack, of the turn, of the pixels."""
         static = {} if period == 1 else {"phase": phase}
         apply = partial(model.apply, **static)
@@ -212,7 +213,7 @@ def _cached_image(model, variables, plan, cond, draw):
         rows = []
         for phase in range(period):
             own = plan.map(lambda array, phase=phase: array[:, phase : phase + 1])
-            row, memory = next_row(phase, row, memory, number + phase, own, variables)
+            row, memory = next_row(phase, row, memory, number + phase, own)
             rows.append(row)
         return (row, memory), jnp.concatenate(rows, 1)
 
@@ -222,7 +223,7 @@ def _cached_image(model, variables, plan, cond, draw):
     nothing: dict[str, dict[str, Any]] = {"vertical": {}, "turn": {}, "pixels": {}}
     first = plan.map(lambda array: array[:, :1])
     variables = variables | _fixed(model, variables, context_of(0), no_row, period)
-    _, memory = jax.eval_shape(partial(next_row, 0), no_row, nothing, 0, first, variables)
+    _, memory = jax.eval_shape(partial(next_row, 0), no_row, nothing, 0, first)
     carry = no_row, jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), memory)
     _, rows = lax.scan(next_rows, carry, (jnp.arange(0, height, period), blocks))
     return jnp.moveaxis(rows, 0, 1).reshape(plan.noise.shape)

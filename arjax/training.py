@@ -24,6 +24,7 @@ from jaxtyping import Array, Float, Int, Key
 
 from arjax import checkpoints
 from arjax.data import Dataset, batches, epoch_batches
+from arjax.layers.conditioning import num_classes
 from arjax.likelihood import nats_to_bits_per_dim
 
 try:
@@ -248,7 +249,7 @@ def _check_dataset(dataset: Dataset, train: Dataset, model: Any, conditional: bo
     name = f"data set {dataset.name} ({dataset.split})"
     if conditional and dataset.labels is None:
         raise ValueError(f"{name} has no labels, wanted them for conditional=True")
-    classes = getattr(getattr(model, "conditioning", None), "num_classes", None)
+    classes = num_classes(model)
     if conditional and classes is not None and (dataset.num_classes or 0) > classes:
         raise ValueError(f"{name} has {dataset.num_classes} classes, wanted at most the model's {classes}")
     if dataset.event != train.event:

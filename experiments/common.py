@@ -11,6 +11,7 @@ import numpy as np
 import arjax
 from arjax import data, plotting
 from arjax.data import Dataset
+from arjax.layers.conditioning import num_classes
 from arjax.likelihood import nats_to_bits_per_dim
 from arjax.models import histogram
 from arjax.models.histogram import Histogram
@@ -132,11 +133,6 @@ def one_of_each(dataset: Dataset) -> Dataset:
     if dataset.labels is None:
         return dataset.take((2 * np.arange(10) + 1) * len(dataset) // 20)
     return dataset.take(np.unique(dataset.labels, return_index=True)[1][:10])
-
-
-def num_classes(model: Any) -> int | None:
-    """The number of classes that condition a model, or None."""
-    return getattr(getattr(model, "conditioning", None), "num_classes", None)
 
 
 def shrunk(config: Any, **changes: Any) -> Any:

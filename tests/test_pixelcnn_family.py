@@ -325,6 +325,13 @@ def test_wrong_cond(kind):
         refused(model, "^cond: " + message.format(given), x, wrong, example=[x, right])
 
 
+@pytest.mark.parametrize(("wrong", "given"), [([0, 3], "0..3"), ([-1, 0], "-1..0")])
+def test_labels_out_of_range(wrong, given):
+    model, x = conditional("gated_pixelcnn", "classes"), integers(2, 2, 4, 4, 3)
+    message = f"^cond: labels 0..2 are wanted, got {given}$"
+    refused(model, message, x, np.array(wrong, np.int32), example=[x, integers(3, 2)])
+
+
 @pytest.mark.parametrize("name", UNCONDITIONAL)
 def test_missing_and_surplus_cond(name):
     x, labels = integers(2, 2, 4, 4, 3), integers(3, 2)

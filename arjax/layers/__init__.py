@@ -9,6 +9,7 @@ from arjax.layers.conditioning import condition as condition
 from arjax.layers.conv import CausalConv as CausalConv
 from arjax.layers.conv import RasterConv as RasterConv
 from arjax.layers.dense import MaskedDense as MaskedDense
+from arjax.layers.encoding import check_images as check_images
 from arjax.layers.encoding import one_hot as one_hot
 from arjax.layers.encoding import scale as scale
 from arjax.layers.incremental import ABSENT as ABSENT

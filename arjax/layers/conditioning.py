@@ -11,6 +11,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
 
@@ -96,6 +97,24 @@ def condition(conditioning: Any, cond: Any) -> Array | None:
     if cond is None:
         raise ValueError(f"cond is missing: this model has conditioning={type(conditioning).__name__}")
     return conditioning(jnp.asarray(cond))
+
+
+def num_classes(model: Any) -> int | None:
+    """The number of classes that condition a model, or None."""
+    return getattr(getattr(model, "conditioning", None), "num_classes", None)
+
+
+def check_labels(model: Any, cond: Any) -> None:
+    """Raises `ValueError` if concrete labels in `cond` are out of the range of a model's classes."""
+    classes = num_classes(model)
+    if classes is None or cond is None or isinstance(cond, jax.core.Tracer):
+        return
+    labels = np.asarray(cond)
+    if labels.size == 0 or not np.issubdtype(labels.dtype, np.integer):
+        return
+    low, high = labels.min(), labels.max()
+    if low < 0 or high >= classes:
+        raise ValueError(f"cond: labels 0..{classes - 1} are wanted, got {low}..{high}")
 
 
 def check_size(context: Any, x: Array) -> None:

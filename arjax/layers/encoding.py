@@ -9,6 +9,12 @@ from jax import Array
 from jax.typing import DTypeLike
 
 
+def check_images(x: Array, channels: int) -> None:
+    """Raises `ValueError` unless `x` has the shape `(batch, height, width, channels)`."""
+    if x.ndim != 4 or x.shape[-1] != channels:
+        raise ValueError(f"images of shape (batch, height, width, {channels}) are wanted, got {x.shape}")
+
+
 def one_hot(x: Array, levels: int, dtype: DTypeLike = jnp.float32) -> Array:
     """One-hot codes of integers `0..levels-1`, interpolated linearly between them. `[...] -> [..., levels]`."""
     distance = jnp.abs(

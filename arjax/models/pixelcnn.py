@@ -20,7 +20,16 @@ from jax import Array
 from jax.typing import DTypeLike
 
 from arjax import distributions, masks
-from arjax.layers import CausalConv, MaskedDense, RasterConv, check_size, condition, entry_shift, scale
+from arjax.layers import (
+    CausalConv,
+    MaskedDense,
+    RasterConv,
+    check_images,
+    check_size,
+    condition,
+    entry_shift,
+    scale,
+)
 
 
 class ResidualBlock(nn.Module):
@@ -91,8 +100,7 @@ class PixelCNN(nn.Module):
 
     def __call__(self, x: Array, cond: Any = None, *, train: bool = False) -> Array:
         """Images `Int[b, h, w, channels]` to parameters `Float[b, h, w, channels, num_params]`."""
-        if x.ndim != 4 or x.shape[-1] != self.channels:
-            raise ValueError(f"images of shape (batch, height, width, {self.channels}) are wanted, got {x.shape}")
+        check_images(x, self.channels)
         context = self.condition(cond)
         check_size(context, x)
         features = self.horizontal(x, self.vertical(x, context))

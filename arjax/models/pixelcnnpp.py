@@ -22,7 +22,7 @@ from jax import Array, lax
 from jax.typing import DTypeLike
 
 from arjax import distributions
-from arjax.layers import condition, entry_shift, once, scale
+from arjax.layers import check_images, condition, entry_shift, once, scale
 from arjax.layers.conv import causal_conv
 from arjax.layers.strided import (
     Phase,
@@ -263,8 +263,7 @@ class PixelCNNPP(nn.Module):
 
     def __call__(self, x: Array, cond: Any = None, *, train: bool = False) -> Array:
         """Images `Int[b, h, w, channels]` to parameters `Float[b, h, w, channels, 3 num_mixtures]`."""
-        if x.ndim != 4 or x.shape[-1] != self.channels:
-            raise ValueError(f"images of shape (batch, height, width, {self.channels}) are wanted, got {x.shape}")
+        check_images(x, self.channels)
         if x.shape[1] % self.period or x.shape[2] % self.period:
             raise ValueError(
                 f"with {self.num_levels} levels {self.period} has to divide height and width, got {x.shape}"
