@@ -127,8 +127,7 @@ def test_weight_norm(init_scale, kernel_size):
     operation = (lambda module, x, kernel: convolve(x, kernel, (1, 1), "VALID")) if kernel_size else dense
     layer = WeightNorm(operation, 5, kernel_size, init_scale)
     x = 3 + 2 * floats(16, 4, 4, 3)
-    with jax.threefry_partitionable(False):
-        y, variables = jax.jit(layer.init_with_output)(jax.random.key(0), x)
+    y, variables = jax.jit(layer.init_with_output)(jax.random.key(0), x)
     np.testing.assert_allclose(np.mean(y, (0, 1, 2)), 0, atol=1e-5)
     np.testing.assert_allclose(np.std(y, (0, 1, 2)), init_scale, rtol=1e-5)
     again, fixed = jax.jit(partial(layer.apply, mutable=["fixed"]))(variables, x)
@@ -165,8 +164,7 @@ def test_every_layer_starts_with_unit_outputs():
             model.init(params, x, labels)
         return found
 
-    with jax.threefry_partitionable(False):
-        found = jax.jit(moments)(jax.random.key(0), x, labels)
+    found = jax.jit(moments)(jax.random.key(0), x, labels)
     assert len(paths) == len(set(paths)) > 30
     for path, (mean, deviation) in zip(paths, found, strict=True):
         tenth = path[-1] in ("second", "head")
