@@ -8,3 +8,5 @@ from arjax.likelihood import log_prob as log_prob
 from arjax.likelihood import score as score
 from arjax.sampling import sample as sample
 from arjax.sampling import sample_from_noise as sample_from_noise
+from arjax.streaming import extend as extend
+from arjax.streaming import start as start

@@ -7,7 +7,8 @@ array `(..., num_params)`, and its methods give one value for each place of the 
 - `quantile(params, u)`, the inverse CDF: the smallest x with `CDF(x) > u`, for u in [0, 1). It never falls as
   u grows, and rounding never takes it to a level of probability 0, such as the last one for u near 1;
 - `mean(params)` in levels, and `mode(params)`, the most probable level (the lowest of equals);
-- `temper(params, temperature)`, the parameters of a sharper (temperature < 1) or flatter (> 1) distribution.
+- `temper(params, temperature)`, the parameters of a sharper (temperature < 1) or flatter (> 1) distribution;
+- `nucleus(params, top_p)`, those of the most probable levels alone (not of mixtures).
 
 Parameters of any float dtype are computed with in float32. `x` may have any integer dtype; outside
 `0..levels-1` its log-probability has no meaning. Parameters of the wrong length raise a `ValueError`.
@@ -53,6 +54,12 @@ class Bernoulli:
         """The logit divided by `temperature`, a scalar > 0."""
         return _checked(self, params) / jnp.asarray(temperature, jnp.float32)
 
+    def nucleus(self, params: Float[Array, "... 1"], top_p: float | Array) -> Float[Array, "... 1"]:
+        """The logit, infinite where the more probable value has a probability of `top_p` or more."""
+        logit = _checked(self, params)
+        sure = jax.nn.sigmoid(jnp.abs(logit)) >= jnp.asarray(top_p, jnp.float32)
+        return jnp.where(sure, jnp.where(logit > 0, jnp.inf, -jnp.inf), logit)
+
 
 @dataclasses.dataclass(frozen=True)
 class Categorical:
@@ -96,6 +103,19 @@ class Categorical:
     def temper(self, params: Float[Array, "... p"], temperature: float | Array) -> Float[Array, "... p"]:
         """The logits divided by `temperature`, a scalar > 0."""
         return _checked(self, params) / jnp.asarray(temperature, jnp.float32)
+
+    def nucleus(self, params: Float[Array, "... p"], top_p: float | Array) -> Float[Array, "... p"]:
+        """Logits of the fewest levels, the most probable first, that have `top_p` or more; the others -inf.
+
+        Holtzman et al. (2019), arXiv 1904.09751. Levels as probable as the last one of them are kept too.
+        """
+        logits = _checked(self, params)
+        ranked = jnp.sort(jax.nn.softmax(logits), axis=-1, descending=True)
+        before = jnp.cumsum(ranked, axis=-1) - ranked
+        least = jnp.min(
+            jnp.where(before < jnp.asarray(top_p, jnp.float32), ranked, jnp.inf), axis=-1, keepdims=True
+        )
+        return jnp.where(jax.nn.softmax(logits) >= least, logits, -jnp.inf)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -5,7 +5,9 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
+from jax.typing import ArrayLike
 
 
 class Plan(NamedTuple):
@@ -36,14 +38,32 @@ class Draw(NamedTuple):
     Attributes:
         output: the output distribution.
         temperature: a positive number, 1 for the model itself.
+        top_p: draw from the most probable levels alone whose probabilities sum to this, or None.
     """
 
     output: Any
     temperature: Array
+    top_p: Array | None = None
 
     def __call__(self, params: Array, plan: Plan) -> Array:
         """Evidence where it is known, elsewhere the quantile of the noise. Int32 of the plan's shape."""
-        x = self.output.quantile(self.output.temper(params, self.temperature), plan.noise)
+        params = self.output.temper(params, self.temperature)
+        if self.top_p is not None:
+            params = self.output.nucleus(params, self.top_p)
+        x = self.output.quantile(params, plan.noise)
         if plan.known is None or plan.values is None:
             return x
         return jnp.where(plan.known, plan.values, x)
+
+
+def check_draw(output: Any, temperature: ArrayLike, top_p: ArrayLike | None) -> tuple[Array, Array | None]:
+    """Temperature and `top_p` as arrays; `ValueError` unless they (if concrete) and `output` fit."""
+    if not isinstance(temperature, jax.core.Tracer) and not np.all(np.asarray(temperature) > 0):
+        raise ValueError(f"a temperature above 0 is wanted, got {temperature}")
+    if top_p is None:
+        return jnp.asarray(temperature, jnp.float32), None
+    if not hasattr(output, "nucleus"):
+        raise ValueError(f"top_p wants an output with a nucleus, such as Categorical, got {output}")
+    if not isinstance(top_p, jax.core.Tracer) and not 0 < np.asarray(top_p) <= 1:
+        raise ValueError(f"a top_p above 0 and at most 1 is wanted, got {top_p}")
+    return jnp.asarray(temperature, jnp.float32), jnp.asarray(top_p, jnp.float32)

@@ -14,10 +14,10 @@ from flax import traverse_util
 from jax import Array, lax
 from jax.typing import ArrayLike
 
-from arjax import orderings
-from arjax.drawing import Draw, Plan
+from arjax import orderings, streaming
+from arjax.drawing import Draw, Plan, check_draw
 from arjax.layers.conditioning import check_labels
-from arjax.layers.incremental import ABSENT
+from arjax.layers.incremental import ABSENT, merge
 
 Method = Literal["cached", "naive", "fixed_point"]
 
@@ -45,6 +45,7 @@ def sample_from_noise(
     *,
     method: Method = "cached",
     temperature: ArrayLike = 1.0,
+    top_p: ArrayLike | None = None,
     evidence: tuple[ArrayLike, ArrayLike] | None = None,
     return_iterations: bool = False,
 ) -> Any:
@@ -59,6 +60,7 @@ def sample_from_noise(
             evaluates the network anew for each position and is the oracle; "fixed_point" draws all positions
             at once, `x <- quantile(params(x), noise)`, until no integer changes.
         temperature: below 1 sharpens and above 1 flattens every conditional.
+        top_p: draw from the most probable levels alone whose probabilities sum to this; None for all.
         evidence: `(values, known)`, both of the sample's shape: positions where the boolean `known` holds keep
             their value. A conditional sees the past alone, so evidence acts on the positions after it in the
             order of generation and on none before it: a completion is exact if all its evidence comes first.
@@ -66,38 +68,26 @@ def sample_from_noise(
             the last of which only confirms.
 
     Raises:
-        ValueError: an unknown method, evidence that does not fit, a temperature of 0 or less, a label the model
-            has no class for, `return_iterations` with another method.
+        ValueError: an unknown method, evidence that does not fit, a temperature of 0 or less, a top_p outside
+            of (0, 1] or for an output without `nucleus`, a label the model has no class for, `return_iterations`
+            with another method.
     """
     if method not in _METHODS:
         raise ValueError(f"method is one of {', '.join(_METHODS)}, got {method!r}")
     if return_iterations and method != "fixed_point":
         raise ValueError(f"only method='fixed_point' counts iterations, got method={method!r}")
-    if not isinstance(temperature, jax.core.Tracer) and not np.all(np.asarray(temperature) > 0):
-        raise ValueError(f"a temperature above 0 is wanted, got {temperature}")
+    limits = check_draw(model.output, temperature, top_p)
     check_labels(model, cond)
     plan = Plan(noise) if evidence is None else _with_evidence(noise, evidence, model.output.levels)
-    x, iterations = _sample(model, variables, plan, cond, jnp.float32(temperature), method)
+    x, iterations = _sample(model, variables, plan, cond, *limits, method)
     return (x, iterations) if return_iterations else x
 
 
-def empty_cache(model: Any, variables: Any, *slices: Any) -> Any:
-    """The `cache` collection before the first slice, for `step` with arguments like `slices`. All zeros."""
-    _, updates = jax.eval_shape(partial(model.apply, mutable=["cache"]), variables, *slices)
-    return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), updates.get("cache", {}))
-
-
-def step(model: Any, variables: Any, cache: Any, *slices: Any) -> tuple[Any, Any]:
-    """The incremental pass over the next slices: their output and the cache after them."""
-    output, updates = model.apply(variables | {"cache": cache}, *slices, mutable=["cache"])
-    return output, updates["cache"]
-
-
 @partial(jax.jit, static_argnames=("model", "method"))
-def _sample(model, variables, plan, cond, temperature, method):
+def _sample(model, variables, plan, cond, temperature, top_p, method):
     # Whatever the model refuses, such as an event of another shape, it refuses with every method.
     jax.eval_shape(model.apply, variables, jnp.zeros(plan.noise.shape, jnp.int32), cond)
-    return _METHODS[method](model, variables, plan, cond, Draw(model.output, temperature))
+    return _METHODS[method](model, variables, plan, cond, Draw(model.output, temperature, top_p))
 
 
 def _naive(model, variables, plan, cond, draw, steps=None):
@@ -155,26 +145,12 @@ def _cached(model, variables, plan, cond, draw):
         return model.apply(variables, draw, plan, cond, method="generate"), 1
     if hasattr(model, "vertical"):
         return _cached_image(model, variables, plan, cond, draw), 1
-    first = jnp.full_like(plan.noise[:, :1], ABSENT, jnp.int32)
-    cache = empty_cache(model, variables, jnp.zeros(plan.noise.shape, jnp.int32), cond)
-    if not jax.tree.leaves(cache):
+    x = jnp.zeros(plan.noise.shape, jnp.int32)
+    _, updates = jax.eval_shape(partial(model.apply, mutable=["cache"]), variables, x, cond)
+    if not jax.tree.leaves(updates):
         return _naive(model, variables, plan, cond, draw)
-    return _cached_sequence(model, variables, cache, first, plan, cond, draw), 1
-
-
-def _cached_sequence(model, variables, cache, first, plan, cond, draw):
-    _, fixed = model.apply(variables, first, cond, mutable=["cache", "fixed"])
-    variables = variables | {"fixed": fixed.get("fixed", {})}
-
-    def body(carry, plan):
-        x, cache = carry
-        params, cache = step(model, variables, cache, x, cond)
-        x = draw(params, plan)
-        return (x, cache), x
-
-    slices = plan.map(lambda array: jnp.moveaxis(array, 1, 0)[:, :, None])
-    _, xs = lax.scan(body, (first, cache), slices)
-    return jnp.moveaxis(xs[:, :, 0], 0, 1)
+    state = streaming.empty_state(model, variables, len(x), cond)
+    return streaming.draw_chunk(model, variables, state, plan, cond, draw)[1], 1
 
 
 def _cached_image(model, variables, plan, cond, draw):
@@ -205,7 +181,7 @@ def _cached_image(model, variables, plan, cond, draw):
         _, turn = apply(turn_variables, no_row, links, method=_row_turn, mutable=["cache", "above"])
         above = {"above": turn.pop("above", {})}
         row, pixels = _next_pixels(model, variables, phase, period, (links, above), plan, draw)
-        return row, {"vertical": vertical, "turn": turn, "pixels": _merge(memory["pixels"], pixels)}
+        return row, {"vertical": vertical, "turn": turn, "pixels": merge(memory["pixels"], pixels)}
 
     def next_rows(carry, block):
         row, memory = carry
@@ -296,12 +272,7 @@ def _fixed(model, variables, context, row, period):
     apply = partial(model.apply, variables, **static)
     links, vertical = apply(row, context, method="vertical", mutable=["cache", "fixed"])
     _, horizontal = apply(row, links, method=_row_turn, mutable=["cache", "above", "fixed"])
-    return _merge({"fixed": vertical.get("fixed", {})}, {"fixed": horizontal.get("fixed", {})})
-
-
-def _merge(old, new):
-    """Nested dictionaries: `new` where both have an entry."""
-    return traverse_util.unflatten_dict(traverse_util.flatten_dict(old) | traverse_util.flatten_dict(new))
+    return merge({"fixed": vertical.get("fixed", {})}, {"fixed": horizontal.get("fixed", {})})
 
 
 def _concatenate(trees):

@@ -3,6 +3,7 @@
 import functools
 import itertools
 import math
+from functools import partial
 
 import chex
 import jax
@@ -14,11 +15,13 @@ from helpers import apply, pixelcnn_field, random_variables, stepped_params
 from zoo import ZOO
 
 import arjax
-from arjax import sampling, training
+from arjax import training
 from arjax.models import PixelCNN
 
 NAMES = list(ZOO)
 CONDITIONAL = [name for name in NAMES if ZOO[name]()[2] is not None]
+SEQUENCES = [name for name in NAMES if hasattr(ZOO[name]()[0], "conditionals") or name == "own_network"]
+HOPS = {"wavenet_local": 6, "gru": 2}
 WITH_DTYPE = [name for name in NAMES if hasattr(ZOO[name]()[0], "dtype")]
 
 
@@ -44,6 +47,15 @@ def events(levels, event):
 def repeat(array, count, first=0):
     """An example of `x` or `cond` so many times."""
     return jax.tree.map(lambda leaf: np.repeat(leaf[first : first + 1], count, 0), array)
+
+
+def of_chunk(cond, length, start, end):
+    """The part of `cond` that belongs to positions `start..end-1` of `length`; labels belong to all."""
+
+    def part(leaf):
+        return leaf[:, start * leaf.shape[1] // length : end * leaf.shape[1] // length] if leaf.ndim > 2 else leaf
+
+    return jax.tree.map(part, cond)
 
 
 def resize(array, count):
@@ -149,18 +161,36 @@ def test_incremental_image_passes(name):
     )
 
 
-@pytest.mark.parametrize("prefix", [1, 2, 5, 9])
-def test_incremental_sequence_passes(prefix):
+@pytest.mark.parametrize("name", SEQUENCES)
+def test_incremental_sequence_passes(name):
     """A prefix in one chunk, then position by position: the parameters of the parallel pass."""
-    model, variables, x, _ = setup("own_network")
-    before = jnp.pad(x, ((0, 0), (1, 0)), constant_values=-1)[:, :-1]
-    cache = sampling.empty_cache(model, variables, before[:, :1])
-    chunk, cache = sampling.step(model, variables, cache, before[:, :prefix])
-    steps = [chunk]
-    for t in range(prefix, x.shape[1]):
-        params, cache = sampling.step(model, variables, cache, before[:, t : t + 1])
-        steps.append(params)
-    chex.assert_trees_all_close(jnp.concatenate(steps, 1), model.apply(variables, x), atol=1e-5)
+    model, variables, x, cond = setup(name)
+    before = np.pad(x, ((0, 0), (1, 0)), constant_values=-1)[:, :-1]
+    hop = HOPS.get(name, 1)
+    prefix = 3 * hop if x.shape[1] > 3 * hop else hop
+    step = jax.jit(lambda cache, x, cond: model.apply(variables | cache, x, cond, mutable=["cache"]))
+    cache, params = {}, []
+    for start, end in itertools.pairwise([0, *range(prefix, x.shape[1] + 1, hop)]):
+        own = None if cond is None else of_chunk(cond, x.shape[1], start, end)
+        chunk, cache = step(cache, before[:, start:end], own)
+        params.append(chunk)
+    chex.assert_trees_all_close(jnp.concatenate(params, 1), apply(model, variables, x, cond), atol=1e-5)
+
+
+@pytest.mark.parametrize("name", SEQUENCES)
+def test_streaming_equals_one_call(name):
+    """A prompt absorbed at once and chunks of different lengths: the integers of a single call."""
+    model, variables, x, cond = setup(name)
+    noise = jax.random.uniform(jax.random.key(10), x.shape)
+    whole = np.asarray(arjax.sample_from_noise(model, variables, noise, cond))
+    length, hop = x.shape[1], HOPS.get(name, 1)
+    own = partial(of_chunk, cond, length)
+    state = arjax.start(model, variables, whole[:, :hop], own(0, hop))
+    parts = [whole[:, :hop]]
+    for start, end in itertools.pairwise(sorted({hop, min(3 * hop, length), length})):
+        state, chunk = arjax.extend(model, variables, state, noise[:, start:end], own(start, end))
+        parts.append(chunk)
+    np.testing.assert_array_equal(np.concatenate(parts, 1), whole)
 
 
 @pytest.mark.parametrize("name", CONDITIONAL)

@@ -4,12 +4,23 @@ Each entry makes `(model, x, cond)`: a small model, an integer batch whose event
 and its conditioning, another for each example, or None.
 """
 
+import flax.linen as nn
 import jax
 import numpy as np
 
 from arjax.distributions import Bernoulli, Categorical, DiscretizedLogisticMixture
-from arjax.layers import Classes, Deconvolution, Map, Vector
-from arjax.models import MADE, ChainRule, GatedPixelCNN, Histogram, PixelCNN, PixelCNNPP
+from arjax.layers import Classes, Deconvolution, Map, Several, Upsampling, Vector
+from arjax.models import (
+    MADE,
+    RNN,
+    ChainRule,
+    GatedPixelCNN,
+    Histogram,
+    PixelCNN,
+    PixelCNNPP,
+    TemporalConv,
+    WaveNet,
+)
 from experiments.own_network import MyNetwork
 
 
@@ -23,6 +34,10 @@ def floats(*shape):
 
 def gated_pixelcnn(output, *, features=8, num_layers=3, **fields):
     return GatedPixelCNN(output, features=features, num_layers=num_layers, head_features=features, **fields)
+
+
+def wavenet(output, *, dilations=(1, 2, 4), **fields):
+    return WaveNet(output, dilations, features=6, gate_features=6, skip_features=8, **fields)
 
 
 ORDER = (4, 1, 7, 0, 5, 2, 6, 3)
@@ -118,6 +133,39 @@ ZOO = {
         PixelCNNPP(DiscretizedLogisticMixture(2, levels=2), features=4, num_blocks=1, num_levels=1, dropout=0.0),
         integers(2, 4, 2, 2, 3),
         None,
+    ),
+    "temporal_conv": lambda: (
+        TemporalConv(Categorical(2), features=16, dilations=(1, 2, 4, 20), positions=(2, 5)),
+        integers(2, 4, 10),
+        None,
+    ),
+    "temporal_conv_vector": lambda: (
+        TemporalConv(Categorical(3), features=8, dilations=(1, 1, 1, 1), kernel_size=2, conditioning=Vector(3)),
+        integers(3, 4, 5),
+        floats(4, 3),
+    ),
+    "wavenet": lambda: (
+        wavenet(Categorical(2), dilations=(1, 2, 4, 16, 1, 2), entry_kernel_size=2),
+        integers(2, 4, 10),
+        None,
+    ),
+    "wavenet_mixture": lambda: (
+        wavenet(DiscretizedLogisticMixture(2, levels=4), kernel_size=3, entry="scalar", conditioning=Classes(5)),
+        integers(4, 4, 5),
+        LABELS,
+    ),
+    "wavenet_local": lambda: (
+        wavenet(
+            Categorical(2), entry="one_hot", conditioning=Several((Classes(5), Upsampling(2, (2, 3), features=4)))
+        ),
+        integers(2, 4, 6),
+        (LABELS, floats(4, 1, 2)),
+    ),
+    "lstm": lambda: (RNN(Categorical(2), features=8, positions=(3, 3)), integers(2, 4, 9), None),
+    "gru": lambda: (
+        RNN(Categorical(3), features=8, cell=nn.GRUCell, conditioning=Upsampling(2, (2,), learned=False)),
+        integers(3, 4, 6),
+        floats(4, 3, 2),
     ),
     "own_network": lambda: (
         MyNetwork(Categorical(2), features=8, dilations=(1, 2, 4, 1, 2)),

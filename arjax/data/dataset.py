@@ -2,14 +2,31 @@
 
 import dataclasses
 import math
-from collections.abc import Iterator
-from typing import Self
+from collections.abc import Iterator, Sequence
+from typing import Any, Protocol, Self
 
 import numpy as np
 from jaxtyping import Int32, Integer
 
 SPLITS = ("train", "valid", "test")
-Batch = dict[str, Int32[np.ndarray, "b ..."]]
+Batch = dict[str, Any]
+
+
+class Examples(Protocol):
+    """What `batches` and `epoch_batches` read: a `Dataset` or `Windows` of sequences."""
+
+    @property
+    def name(self) -> str:
+        """What the set is called in messages."""
+
+    def __len__(self) -> int:
+        """Number of examples; a training epoch has as many batches as there are whole ones."""
+
+    def plan(self, batch_size: int, rng: np.random.Generator | None = None) -> Sequence[Any]:
+        """What `batch` takes for each batch of an epoch: of whole ones in training, with ``rng``; else of all."""
+
+    def batch(self, index: Any) -> Batch:
+        """The examples at ``index``."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -41,18 +58,15 @@ class Dataset:
             raise ValueError(f"{self.name}: unknown split {self.split!r}; want one of {', '.join(SPLITS)}")
         if self.x.ndim < 2 or self.x.size == 0:
             raise ValueError(f"{name}: x has shape {self.x.shape}; want (n, *event) with at least one example")
-        _check_range(f"{name}: x", self.x, levels, f"levels-1 = {levels - 1}")
+        check_range(f"{name}: x", self.x, levels, f"levels-1 = {levels - 1}")
         x = self.x.astype(np.uint8, copy=False) if levels <= 256 else self.x
         object.__setattr__(self, "x", x)
         if self.labels is None:
             object.__setattr__(self, "num_classes", None)
             return
-        if self.labels.shape != (len(x),):
-            raise ValueError(f"{name}: labels of shape {self.labels.shape} do not fit {len(x)} examples")
-        num_classes = self.num_classes or int(self.labels.max()) + 1
-        _check_range(f"{name}: labels", self.labels, num_classes, f"num_classes-1 = {num_classes - 1}")
+        labels, num_classes = checked_labels(name, self.labels, self.num_classes, len(x))
         object.__setattr__(self, "num_classes", num_classes)
-        object.__setattr__(self, "labels", self.labels.astype(np.int32))
+        object.__setattr__(self, "labels", labels)
 
     def __len__(self) -> int:
         return len(self.x)
@@ -61,6 +75,17 @@ class Dataset:
     def event(self) -> tuple[int, ...]:
         """Shape of one example."""
         return self.x.shape[1:]
+
+    def plan(self, batch_size: int, rng: np.random.Generator | None = None) -> list[Any]:
+        """Index of each batch of an epoch: whole ones in the order ``rng`` draws, or all examples in order."""
+        if rng is None:
+            return [slice(i, i + batch_size) for i in range(0, len(self), batch_size)]
+        return [*rng.permutation(len(self))[: len(self) // batch_size * batch_size].reshape(-1, batch_size)]
+
+    def batch(self, index: slice | Integer[np.ndarray, "b"]) -> Batch:
+        """The examples at ``index``: ``"x"``, int32 ``(b, *event)``; with labels ``"label"``, int32 ``(b,)``."""
+        batch = {"x": self.x[index].astype(np.int32)}
+        return batch if self.labels is None else batch | {"label": self.labels[index]}
 
     def take(self, index: slice | Integer[np.ndarray, "m"]) -> Self:
         """The examples at ``index``, with their labels."""
@@ -83,7 +108,8 @@ class Dataset:
         return dataclasses.replace(self, x=table[self.x], levels=levels)
 
 
-def _check_range(what: str, values: np.ndarray, size: int, limit: str) -> None:
+def check_range(what: str, values: np.ndarray, size: int, limit: str) -> None:
+    """Raises `ValueError` unless ``values`` are integers ``0..size-1``; ``limit`` says what the last one is."""
     if not np.issubdtype(values.dtype, np.integer):
         raise ValueError(f"{what} has dtype {values.dtype}; want integers")
     low, high = int(values.min()), int(values.max())
@@ -91,19 +117,30 @@ def _check_range(what: str, values: np.ndarray, size: int, limit: str) -> None:
         raise ValueError(f"{what} has values {low}..{high}; want 0..{limit}")
 
 
-def _batch(dataset: Dataset, index: slice | np.ndarray) -> Batch:
-    batch = {"x": dataset.x[index].astype(np.int32)}
-    return batch if dataset.labels is None else batch | {"label": dataset.labels[index]}
+def checked_labels(
+    name: str, labels: Integer[np.ndarray, "m"], num_classes: int | None, n: int
+) -> tuple[Int32[np.ndarray, "n"], int]:
+    """Labels of ``n`` examples and the number of classes, by default the largest label plus one.
+
+    Raises:
+        ValueError: The labels do not fit the examples, or are not integers ``0..num_classes-1``.
+    """
+    if labels.shape != (n,):
+        raise ValueError(f"{name}: labels of shape {labels.shape} do not fit {n} examples")
+    num_classes = num_classes or int(labels.max()) + 1
+    check_range(f"{name}: labels", labels, num_classes, f"num_classes-1 = {num_classes - 1}")
+    return labels.astype(np.int32), num_classes
 
 
-def batches(dataset: Dataset, batch_size: int, *, seed: int, step: int = 0) -> Iterator[Batch]:
-    """Endless shuffled batches from batch number ``step`` on, each a pure function of ``(seed, step)``.
+def batches(dataset: Examples, batch_size: int, *, seed: int, step: int = 0) -> Iterator[Batch]:
+    """Endless batches from batch number ``step`` on, each a pure function of ``(seed, step)``.
 
-    Epoch ``e`` follows the permutation drawn from ``default_rng((seed, e))`` and leaves out only the last,
-    incomplete batch.
+    Epoch ``e`` is planned with ``default_rng((seed, e))``, which shuffles the examples unless a state is carried
+    from one to the next, and leaves out only the last, incomplete batch.
 
     Yields:
-        ``"x"``: int32 ``(batch_size, *event)``; and with labels ``"label"``: int32 ``(batch_size,)``.
+        What ``dataset.batch`` gives: ``"x"``, int32 ``(batch_size, *event)``; with labels ``"label"``, int32
+        ``(batch_size,)``; and more from `Windows`.
 
     Raises:
         ValueError: The batch size is not in ``1..n``, or the seed or step is negative.
@@ -116,15 +153,14 @@ def batches(dataset: Dataset, batch_size: int, *, seed: int, step: int = 0) -> I
     def generate():
         epoch, start = divmod(step, len(dataset) // batch_size)
         while True:
-            order = np.random.default_rng((seed, epoch)).permutation(len(dataset))
-            for i in range(start, len(dataset) // batch_size):
-                yield _batch(dataset, order[i * batch_size : (i + 1) * batch_size])
+            plan = dataset.plan(batch_size, np.random.default_rng((seed, epoch)))
+            yield from map(dataset.batch, plan[start:])
             epoch, start = epoch + 1, 0
 
     return generate()
 
 
-def epoch_batches(dataset: Dataset, batch_size: int) -> Iterator[Batch]:
+def epoch_batches(dataset: Examples, batch_size: int) -> Iterator[Batch]:
     """Every example once, in order, for evaluation; the last batch may be smaller.
 
     Raises:
@@ -132,4 +168,4 @@ def epoch_batches(dataset: Dataset, batch_size: int) -> Iterator[Batch]:
     """
     if batch_size < 1:
         raise ValueError(f"batch size {batch_size} is less than 1")
-    return (_batch(dataset, slice(i, i + batch_size)) for i in range(0, len(dataset), batch_size))
+    return map(dataset.batch, dataset.plan(batch_size))

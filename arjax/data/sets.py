@@ -18,6 +18,7 @@ from arjax.data.files import (
     read_sprites,
     subfolders,
 )
+from arjax.data.places import divide, find, places, prepared
 from arjax.extras import require
 
 DEBD = ("adult", "dna", "jester", "nltcs", "plants")
@@ -58,12 +59,8 @@ def load(
         FileNotFoundError: The folder or the files are missing.
         ImportError: An extra is missing.
     """
-    if split not in SPLITS:
-        raise ValueError(f"unknown split {split!r}; want one of {', '.join(SPLITS)}")
-    name, root = os.fspath(name), data_dir or os.environ.get("ARJAX_DATA_DIR")
-    if root and not Path(root).is_dir():
-        raise FileNotFoundError(f"data folder {root} does not exist")
-    folders = [Path(root), Path(root, name), Path(root, "debd", name)] if root else []
+    name = os.fspath(name)
+    folders = places(name, split, data_dir)
     if name in SETS:
         try:
             return SETS[name](name, split, folders)
@@ -88,14 +85,14 @@ def _digits(name: str, split: str, folders: list[Path]) -> Dataset:
 
 def _mnist(name: str, split: str, folders: list[Path]) -> Dataset:
     stem = "t10k" if split == "test" else "train"
-    images = read_idx(_find(folders, f"{stem}-images-idx3-ubyte[.gz]"), ndim=3)
-    labels = read_idx(_find(folders, f"{stem}-labels-idx1-ubyte[.gz]"), ndim=1)
+    images = read_idx(find(folders, f"{stem}-images-idx3-ubyte[.gz]"), ndim=3)
+    labels = read_idx(find(folders, f"{stem}-labels-idx1-ubyte[.gz]"), ndim=1)
     whole = Dataset(images[..., None], labels, 256, name, split, num_classes=10)
     return whole.take({"train": slice(-10_000), "valid": slice(-10_000, None), "test": slice(None)}[split])
 
 
 def _binarized_mnist(name: str, split: str, folders: list[Path]) -> Dataset:
-    path = _find(folders, f"{name}_{split}.amat[.gz]")
+    path = find(folders, f"{name}_{split}.amat[.gz]")
     x = read_bits(path)
     if x.shape[1] != 784:
         raise ValueError(f"{path} has {x.shape[1]} values a row; want 784")
@@ -103,14 +100,14 @@ def _binarized_mnist(name: str, split: str, folders: list[Path]) -> Dataset:
 
 
 def _debd(name: str, split: str, folders: list[Path]) -> Dataset:
-    return Dataset(read_bits(_find(folders, f"{name}.{split}.data[.gz]")), None, 2, name, split)
+    return Dataset(read_bits(find(folders, f"{name}.{split}.data[.gz]")), None, 2, name, split)
 
 
 def _cifar10(name: str, split: str, folders: list[Path]) -> Dataset:
     training = [f"data_batch_{i}" for i in range(1, 6)]
     batches = {"train": training, "valid": training[-1:], "test": ["test_batch"]}[split]
     unpacked = f"cifar-10-batches-bin/{batches[0]}.bin", f"cifar-10-batches-py/{batches[0]}"
-    path = _find(folders, *unpacked, "cifar-10-binary.tar.gz", "cifar-10-python.tar.gz")
+    path = find(folders, *unpacked, "cifar-10-binary.tar.gz", "cifar-10-python.tar.gz")
     x, labels = read_cifar10(path if path.suffix == ".gz" else path.parent, batches)
     half = len(x) // len(batches) // 2
     whole = Dataset(x, labels, 256, name, split, num_classes=10)
@@ -118,9 +115,9 @@ def _cifar10(name: str, split: str, folders: list[Path]) -> Dataset:
 
 
 def _cifar10_partial(name: str, split: str, folders: list[Path]) -> Dataset:
-    sprites = [_find(folders, f"cifar10_batch_{i}.png") for i in range(4)]
+    sprites = [find(folders, f"cifar10_batch_{i}.png") for i in range(4)]
     x = np.concatenate([read_sprites(path, (1000, 32, 32, 3)) for path in sprites])
-    labels = read_labels(_find(folders, "labels_0000-3999.txt"), len(x))
+    labels = read_labels(find(folders, "labels_0000-3999.txt"), len(x))
     whole = Dataset(x, labels, 256, name, split, num_classes=10)
     return whole.take({"train": slice(3200), "valid": slice(3200, 3600), "test": slice(3600, None)}[split])
 
@@ -145,15 +142,6 @@ SOURCES = {
 }
 
 
-def _find(folders: list[Path], *names: str) -> Path:
-    plain = [name.replace("[.gz]", suffix) for name in names for suffix in ("", ".gz")]
-    for path in (folder / name for folder in folders for name in plain):
-        if path.is_file():
-            return path
-    where = ", ".join(map(str, folders)) or "any folder: neither data_dir nor ARJAX_DATA_DIR is set"
-    raise FileNotFoundError(f"no {' or '.join(names)} in {where}")
-
-
 def _elsewhere(name: str, split: str, folders: list[Path], missing: FileNotFoundError) -> Dataset:
     if name not in HOLDOUTS:
         raise FileNotFoundError(f"{name}: {missing}{SOURCES.get(name, '')}") from None
@@ -164,22 +152,7 @@ def _elsewhere(name: str, split: str, folders: list[Path], missing: FileNotFound
 
 
 def _tfds(name: str, split: str, folders: list[Path], holdout: str = "10%") -> Dataset:
-    tfds = require("tensorflow_datasets", "tfds")
-    builder, prepared = None, name.removeprefix("tfds:")
-    how = f"pip install tensorflow && tfds build {prepared} --file_format=array_record"
-    for folder in (*folders[:1], None):
-        try:
-            builder = tfds.builder(prepared, data_dir=folder, file_format="array_record")
-        except tfds.core.DatasetNotFoundError:
-            continue
-        except ValueError as error:
-            raise ValueError(f"{name} cannot be read: {error} Try {how}, in a new --data_dir") from error
-        if builder.info.splits:
-            break
-    if builder is None:
-        raise ValueError(f"unknown data set {name!r}: tensorflow-datasets has none of that name")
-    if not builder.info.splits:
-        raise FileNotFoundError(f"{name} is not prepared in {builder.data_dir}: {how}")
+    builder = prepared(name.removeprefix("tfds:"), folders)
     features, own = builder.info.features, {"train": "train", "valid": "validation", "test": "test"}[split]
     if "image" not in features:
         raise ValueError(f"{name} has the features {', '.join(features)}; want image (and label)")
@@ -210,7 +183,7 @@ def _npz(path: Path, split: str) -> Dataset:
         x = xs[part][..., None] if xs[part].ndim == 3 else xs[part]
         return Dataset(x, ys.get(part), levels, str(path), split, num_classes)
 
-    return _divide(str(path), set(xs), split, read)
+    return divide(str(path), set(xs), split, read)
 
 
 def _folder(folder: Path, split: str) -> Dataset:
@@ -221,21 +194,8 @@ def _folder(folder: Path, split: str) -> Dataset:
         x, labels = read_images(folder / part, classes)
         return Dataset(x, labels, _levels(x), str(folder), split, len(classes))
 
-    return _divide(str(folder), parts, split, read)
+    return divide(str(folder), parts, split, read)
 
 
 def _levels(x: np.ndarray) -> int:
     return 2 if x.max(initial=0) <= 1 else 256
-
-
-def _divide(name: str, parts: set[str], split: str, read: Callable[[str], Dataset]) -> Dataset:
-    if split in parts and (split != "train" or "valid" in parts):
-        return read(split)
-    if parts == {""}:
-        whole, tenths = read(""), {"train": (0, 8), "valid": (8, 9), "test": (9, 10)}
-    elif "train" in parts and split != "test":
-        whole, tenths = read("train"), {"train": (0, 9), "valid": (9, 10)}
-    else:
-        raise ValueError(f"{name} has no {split} split; it has {', '.join(sorted(parts))}")
-    start, stop = (len(whole) * tenth // 10 for tenth in tenths[split])
-    return whole.take(np.random.default_rng(0).permutation(len(whole))[start:stop])

@@ -1,10 +1,12 @@
 """What a model may be conditioned on, each a module from `cond` to features of an image's positions.
 
-A conditional model has the field `conditioning`. It turns `cond` into `Float[b, 1, 1, d]` (the same everywhere)
-or `Float[b, h, w, d]` once per image, and the model projects that to a bias of every layer: location-independent
-and location-dependent conditioning of van den Oord et al. (2016b), equations 4 and 5.
+A conditional model has the field `conditioning`. It turns `cond` into `Float[b, d]` (the same everywhere), or
+`Float[b, h, w, d]` of an image, `Float[b, t, d]` of a sequence, once per sample, and the model projects that to
+a bias of every layer: location-independent and location-dependent conditioning of van den Oord et al. (2016b),
+equations 4 and 5; global and local conditioning of WaveNet.
 """
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,6 +16,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from arjax.layers.incremental import delays
+
 
 class Classes(nn.Module):
     """Labels `Int[b]` of `0..num_classes-1`, as one-hot codes."""
@@ -22,11 +26,11 @@ class Classes(nn.Module):
 
     @nn.compact
     def __call__(self, cond: Array) -> Array:
-        """`Int[b] -> Float[b, 1, 1, num_classes]`."""
+        """`Int[b] -> Float[b, num_classes]`."""
         if cond.ndim != 1 or not jnp.issubdtype(cond.dtype, jnp.integer):
             wanted = f"labels 0..{self.num_classes - 1} of shape (batch,)"
             raise ValueError(f"cond: {wanted} are wanted, got {cond.dtype} {cond.shape}")
-        return jax.nn.one_hot(cond, self.num_classes)[:, None, None]
+        return jax.nn.one_hot(cond, self.num_classes)
 
 
 class Vector(nn.Module):
@@ -36,9 +40,9 @@ class Vector(nn.Module):
 
     @nn.compact
     def __call__(self, cond: Array) -> Array:
-        """`Float[b, features] -> Float[b, 1, 1, features]`."""
+        """`Float[b, features]`, as it is."""
         _check(cond, (self.features,))
-        return cond[:, None, None]
+        return cond
 
 
 class Map(nn.Module):
@@ -84,8 +88,76 @@ class Deconvolution(nn.Module):
         return s
 
 
-def condition(conditioning: Any, cond: Any) -> Array | None:
+class Upsampling(nn.Module):
+    """A series at a lower rate, such as the frames of a spectrogram, brought to the rate of the sequence.
+
+    Learned transposed convolutions of stride s and kernel 2s (WaveNet, section 2.5): the values of a frame's
+    time come from it and the frame before, so that a series may also arrive in chunks. Or repetition.
+
+    Attributes:
+        in_features: numbers in a frame.
+        factors: strides one after the other; a frame stands for `hop`, their product.
+        features: channels of the upsampled series, unless it is repeated.
+        learned: transposed convolutions, or repetition (nearest neighbour).
+    """
+
+    in_features: int
+    factors: Sequence[int]
+    features: int = 32
+    learned: bool = True
+
+    @property
+    def hop(self) -> int:
+        """Positions of the sequence for each frame."""
+        return math.prod(self.factors)
+
+    @nn.compact
+    def __call__(self, cond: Array) -> Array:
+        """`Float[b, frames, in_features] -> Float[b, frames * hop, features]`."""
+        if cond.ndim != 3 or cond.shape[2] != self.in_features or not jnp.issubdtype(cond.dtype, jnp.floating):
+            wanted = f"floats of shape (batch, frames, {self.in_features})"
+            raise ValueError(f"cond: {wanted} are wanted, got {cond.dtype} {cond.shape}")
+        if not self.learned:
+            return jnp.repeat(cond, self.hop, axis=1)
+        for i, factor in enumerate(self.factors):
+            cond = _Stretch(factor, self.features)(nn.leaky_relu(cond) if i else cond)
+        return cond
+
+
+class _Stretch(nn.Module):
+    factor: int
+    features: int
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        both = jnp.concatenate(delays(self, x, 2, 1, axis=1), -1)
+        y = nn.Dense(self.factor * self.features)(both)
+        return y.reshape(x.shape[0], x.shape[1] * self.factor, self.features)
+
+
+class Several(nn.Module):
+    """Several conditions at once, such as a class and a series; `cond` is a tuple with one for each of `parts`."""
+
+    parts: Sequence[Any]
+
+    @nn.compact
+    def __call__(self, cond: Sequence[Array]) -> Array:
+        """The features of all parts, those without a location repeated everywhere."""
+        if not isinstance(cond, (tuple, list)) or len(cond) != len(self.parts):
+            got = f"{len(cond)}" if isinstance(cond, (tuple, list)) else type(cond).__name__
+            raise ValueError(f"cond: a tuple of {len(self.parts)} conditions is wanted, got {got}")
+        features = [part(jnp.asarray(own)) for part, own in zip(self.parts, cond, strict=True)]
+        axes = max(feature.ndim for feature in features) - 2
+        features = [_spread(feature, axes) for feature in features]
+        places = np.broadcast_shapes(*(feature.shape[:-1] for feature in features))
+        return jnp.concatenate([jnp.broadcast_to(f, (*places, f.shape[-1])) for f in features], -1)
+
+
+def condition(conditioning: Any, cond: Any, axes: int = 2) -> Array | None:
     """The features of `cond`, or None for a model without `conditioning`.
+
+    `Float[b, 1, 1, d]` or `Float[b, h, w, d]` for the two `axes` of an image, `Float[b, 1, d]` or
+    `Float[b, t, d]` for the one of a sequence.
 
     Raises:
         ValueError: `cond` is missing, surplus or not what `conditioning` wants.
@@ -96,7 +168,15 @@ def condition(conditioning: Any, cond: Any) -> Array | None:
         return None
     if cond is None:
         raise ValueError(f"cond is missing: this model has conditioning={type(conditioning).__name__}")
-    return conditioning(jnp.asarray(cond))
+    features = conditioning(jax.tree.map(jnp.asarray, cond))
+    if features.ndim not in (2, axes + 2):
+        raise ValueError(f"cond: features of {axes} axes or none are wanted, got shape {features.shape}")
+    return _spread(features, axes)
+
+
+def _spread(features: Array, axes: int) -> Array:
+    """What has no location, `Float[b, d]`, with axes of length 1; all else as it is."""
+    return features if features.ndim > 2 else features.reshape(len(features), *[1] * axes, -1)
 
 
 def num_classes(model: Any) -> int | None:
@@ -106,7 +186,14 @@ def num_classes(model: Any) -> int | None:
 
 def check_labels(model: Any, cond: Any) -> None:
     """Raises `ValueError` if concrete labels in `cond` are out of the range of a model's classes."""
-    classes = num_classes(model)
+    conditioning = getattr(model, "conditioning", None)
+    parts = conditioning.parts if isinstance(conditioning, Several) else [conditioning]
+    conds = cond if isinstance(conditioning, Several) and isinstance(cond, (tuple, list)) else [cond]
+    for part, own in zip(parts, conds, strict=False):
+        _check_labels(getattr(part, "num_classes", None), own)
+
+
+def _check_labels(classes: int | None, cond: Any) -> None:
     if classes is None or cond is None or isinstance(cond, jax.core.Tracer):
         return
     labels = np.asarray(cond)
@@ -122,6 +209,13 @@ def check_size(context: Any, x: Array) -> None:
     for leaf in jax.tree.leaves(context):
         if leaf.shape[1:3] not in ((1, 1), x.shape[1:3]):
             raise ValueError(f"cond: a map of the image's size {x.shape[1:3]} is wanted, got {leaf.shape[1:3]}")
+
+
+def check_length(context: Any, x: Array) -> None:
+    """Raises `ValueError` unless series in `context` are as long as the sequences `x`."""
+    for leaf in jax.tree.leaves(context):
+        if leaf.shape[1] not in (1, x.shape[1]):
+            raise ValueError(f"cond: a series for {x.shape[1]} positions is wanted, got one for {leaf.shape[1]}")
 
 
 def _check(cond: Array, shape: tuple[int, ...]) -> None:

@@ -8,7 +8,16 @@ import numpy as np
 from jax import Array, lax
 from jax.typing import DTypeLike
 
-from arjax.layers.incremental import delays, from_above, is_incremental, leave_below, once, remembered
+from arjax.layers.incremental import (
+    BLOCK,
+    delays,
+    from_above,
+    from_before,
+    is_incremental,
+    leave_below,
+    once,
+    remembered,
+)
 
 
 class CausalConv(nn.Module):
@@ -106,6 +115,12 @@ def causal_conv(
     if not is_incremental(module, axis):
         # On a CPU the kernel's gradient of a convolution along columns takes 3 times as long.
         return lax.platform_dependent(x, kernel, cpu=matmul if axis == 2 else convolution, default=convolution)
+    if x.ndim == 3 and dilation >= BLOCK and kernel.shape[0] > 1:
+
+        def past(taps: list[Array]) -> Array:
+            return jnp.concatenate(taps, -1) @ kernel[:-1].reshape(-1, kernel.shape[-1])
+
+        return x @ kernel[-1] + from_before(module, x, kernel.shape[0], dilation, past)
     if x.ndim == 3 or axis == 2 or dilation > 1:
         return matmul(x, kernel)
     return _convolution(remembered(module, x, span, axis), kernel, axis, dilation, stride, 0)

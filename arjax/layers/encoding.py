@@ -1,18 +1,30 @@
 """Integers to network inputs. `ABSENT` (-1), what stands before the first position, becomes zeros.
 
-Both codes are defined (and differentiable) between the integers too, so that `jax.jacobian` of a network with
+All codes are defined (and differentiable) between the integers too, so that `jax.jacobian` of a network with
 respect to its data shows who sees whom; at an integer they are exact.
 """
 
+import math
+
+import flax.linen as nn
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 from jax.typing import DTypeLike
+
+from arjax.layers.incremental import count
 
 
 def check_images(x: Array, channels: int) -> None:
     """Raises `ValueError` unless `x` has the shape `(batch, height, width, channels)`."""
     if x.ndim != 4 or x.shape[-1] != channels:
         raise ValueError(f"images of shape (batch, height, width, {channels}) are wanted, got {x.shape}")
+
+
+def check_sequences(x: Array) -> None:
+    """Raises `ValueError` unless `x` has the shape `(batch, length)`."""
+    if x.ndim != 2:
+        raise ValueError(f"sequences of shape (batch, length) are wanted, got {x.shape}")
 
 
 def one_hot(x: Array, levels: int, dtype: DTypeLike = jnp.float32) -> Array:
@@ -31,3 +43,42 @@ def scale(x: Array, levels: int, dtype: DTypeLike = jnp.float32) -> Array:
     present = (x >= 0).astype(jnp.float32)
     value = (x.astype(jnp.float32) * (2 / (levels - 1)) - 1) * present
     return jnp.concatenate([value, present[..., :1]], -1).astype(dtype)
+
+
+class Embedding(nn.Module):
+    """A vector for each of the integers `0..levels-1`; a row of a table, looked up."""
+
+    levels: int
+    features: int
+    dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        """`[...] -> [..., features]`."""
+        init = nn.initializers.normal(1.0)
+        table = self.param("embedding", init, (self.levels, self.features)).astype(self.dtype)
+
+        def rows(x: Array) -> Array:
+            index = jnp.where(x < 0, self.levels, x).astype(jnp.int32)
+            return jnp.take(table, index, axis=0, mode="fill", fill_value=0)
+
+        if jnp.issubdtype(x.dtype, jnp.integer):
+            return rows(x)
+        part = (x - jnp.floor(x))[..., None].astype(self.dtype)
+        return rows(jnp.floor(x)) * (1 - part) + rows(jnp.floor(x) + 1) * part
+
+
+def coordinates(module: nn.Module, x: Array, shape: tuple[int, ...], dtype: DTypeLike = jnp.float32) -> Array:
+    """Where each position of the sequences `x` lies in an event of `shape` that they are flattened from.
+
+    Position encoding for what is generated next. `[b, t] -> [1, t, len(shape)]`, each in [-1, 1].
+    """
+    index = np.stack(np.unravel_index(np.arange(math.prod(shape)), shape), -1)
+    table = 2 * index / np.maximum(np.array(shape) - 1, 1) - 1
+    places = count(module, x.shape[1]) % len(table)
+    return jnp.take(jnp.asarray(table, dtype), places, axis=0)[None]
+
+
+def beside(h: Array, other: Array) -> Array:
+    """The channels of `h` and after them those of `other`, the same for every example."""
+    return jnp.concatenate([h, jnp.broadcast_to(other, (*h.shape[:-1], other.shape[-1]))], -1)

@@ -20,9 +20,12 @@ from collections.abc import Callable
 
 import flax.linen as nn
 import jax.numpy as jnp
+from flax import traverse_util
 from jax import Array, lax
 
 ABSENT = -1
+BLOCK = 16
+"""Positions of a sequence that a sampler takes together, see `from_before`."""
 
 
 def is_incremental(module: nn.Module, axis: int = 1) -> bool:
@@ -75,22 +78,65 @@ def leave_below(module: nn.Module, x: Array) -> None:
 def delays(module: nn.Module, x: Array, count: int, dilation: int, axis: int) -> list[Array]:
     """`x` delayed by `(count-1) * dilation, ..., dilation, 0` positions along `axis`, zeros before the start.
 
-    The incremental pass keeps the last `(count-1) * dilation` positions: in a sliding window if dilation is 1,
-    else in a ring buffer, whose cost per step does not grow with the dilation.
+    The incremental pass keeps the last `(count-1) * dilation` positions in a sliding window, which is a copy of
+    all of them at every step: for what is far away in time there is `from_before`.
     """
     span = (count - 1) * dilation
-    if span == 0:
-        return [x]
-    if not is_incremental(module, axis):
-        window = _pad_before(x, span, axis, 0)
-    elif dilation == 1:
-        window = remembered(module, x, span, axis)
-    elif x.shape[axis] > 1:
-        window = _ring_chunk(module, x, span, axis)
-    else:
-        return _ring_step(module, x, count, dilation, axis)
+    incremental = is_incremental(module, axis)
+    window = remembered(module, x, span, axis) if incremental else _pad_before(x, span, axis, 0)
     starts = range(0, span + 1, dilation)
     return [lax.slice_in_dim(window, start, start + x.shape[axis], axis=axis) for start in starts]
+
+
+def from_before(
+    module: nn.Module, x: Array, count: int, dilation: int, function: Callable[[list[Array]], Array]
+) -> Array:
+    """`function` of `x`, `Float[b, t, c]`, delayed by `(count-1) * dilation, ..., dilation`; an incremental pass.
+
+    With a dilation of `BLOCK` or more, what a block of positions needs of it is known before the first of them. So
+    the past is a ring buffer that is read once before and written once after the steps of a block, in which
+    a pass with the mutable collection `present` finds the values of `function` in the collection `before` and
+    leaves its `x`. The cost of a step does not depend on the dilation.
+    """
+    if is_incremental(module, axis=2):
+        module.put_variable("present", "memory", x)
+        return module.get_variable("before", "memory")
+    span, length = (count - 1) * dilation, x.shape[1]
+    position = module.variable("cache", "position", jnp.zeros, (), jnp.int32)
+    memory = _memory(module, x, -(-(span + BLOCK) // BLOCK) * BLOCK, 1)
+
+    def past(first: int, last: int) -> Array:
+        """Positions `first..last-1`, counted from the first of `x`."""
+        known = jnp.take(
+            memory.value, (position.value + jnp.arange(first, min(last, 0))) % memory.value.shape[1], 1
+        )
+        return (
+            known if last <= 0 else jnp.concatenate([known, lax.slice_in_dim(x, max(first, 0), last, axis=1)], 1)
+        )
+
+    y = function([past(-delay, length - delay) for delay in range(span, 0, -dilation)])
+    if module.is_mutable_collection("before"):
+        module.put_variable("before", "memory", y)
+    memory.value, position.value = _written(memory.value, position.value, x), position.value + length
+    return y
+
+
+def commit(cache: dict, present: dict) -> dict:
+    """The cache after a block of positions whose passes left `present`, `Float[b, n, c]`, to `from_before`."""
+    cache, left = traverse_util.flatten_dict(cache), traverse_util.flatten_dict(present)
+    for path, x in left.items():
+        place = (*path[:-1], "position")
+        cache |= {path: _written(cache[path], cache[place], x), place: cache[place] + x.shape[1]}
+    return traverse_util.unflatten_dict(cache)
+
+
+def count(module: nn.Module, length: int) -> Array:
+    """The numbers of the next `length` positions of a sequence, counted from its first. `Int32[length]`."""
+    if not is_incremental(module):
+        return jnp.arange(length)
+    counted = module.get_variable("cache", "counted", jnp.int32(0))
+    module.put_variable("cache", "counted", counted + length)
+    return counted + jnp.arange(length)
 
 
 def remembered(module: nn.Module, x: Array, span: int, axis: int) -> Array:
@@ -101,6 +147,11 @@ def remembered(module: nn.Module, x: Array, span: int, axis: int) -> Array:
     window = jnp.concatenate([memory.value, x], axis)
     memory.value = lax.slice_in_dim(window, x.shape[axis], None, axis=axis)
     return window
+
+
+def merge(old: dict, new: dict) -> dict:
+    """Nested dictionaries: `new` where both have an entry."""
+    return traverse_util.unflatten_dict(traverse_util.flatten_dict(old) | traverse_util.flatten_dict(new))
 
 
 def _shift(x: Array, axis: int, value: int) -> Array:
@@ -117,32 +168,17 @@ def _memory(module: nn.Module, x: Array, slots: int, axis: int):
     return module.variable("cache", "memory", jnp.zeros, shape, x.dtype)
 
 
-def _ring(module: nn.Module, x: Array, span: int, axis: int):
-    """A ring of `span + 1` slots, so that the newest position is written before the oldest one is read."""
-    position = module.variable("cache", "position", jnp.zeros, (), jnp.int32)
-    return _memory(module, x, span + 1, axis), position
-
-
-def _ring_step(module: nn.Module, x: Array, count: int, dilation: int, axis: int) -> list[Array]:
-    span = (count - 1) * dilation
-    memory, position = _ring(module, x, span, axis)
-    now = position.value
-    memory.value = lax.dynamic_update_slice_in_dim(memory.value, x, now % (span + 1), axis)
-    position.value = now + 1
-    past = [
-        lax.dynamic_slice_in_dim(memory.value, (now + 1 + j * dilation) % (span + 1), 1, axis)
-        for j in range(count - 1)
-    ]
-    return [*past, x]
-
-
-def _ring_chunk(module: nn.Module, x: Array, span: int, axis: int) -> Array:
-    memory, position = _ring(module, x, span, axis)
-    slots, length, now = span + 1, x.shape[axis], position.value
-    past = jnp.take(memory.value, (now - span + jnp.arange(span)) % slots, axis)
-    window = jnp.concatenate([past, x], axis)
-    newest = lax.slice_in_dim(window, length - 1, None, axis=axis)
-    targets = (now + length - slots + jnp.arange(slots)) % slots
-    memory.value = jnp.take(newest, jnp.argsort(targets), axis)
-    position.value = now + length
-    return window
+def _written(ring: Array, position: Array, x: Array) -> Array:
+    """`ring` with `x` at the slots of `position` and after it; a short `x` touches two cells of `BLOCK` slots."""
+    slots, length = ring.shape[1], x.shape[1]
+    if length > BLOCK:
+        everything = jnp.concatenate([jnp.take(ring, (position + jnp.arange(slots)) % slots, 1), x], 1)
+        newest = lax.slice_in_dim(everything, length, None, axis=1)
+        return jnp.take(newest, (jnp.arange(slots) - position - length) % slots, 1)
+    first = position % slots // BLOCK * BLOCK
+    starts = first, (first + BLOCK) % slots
+    cells = jnp.concatenate([lax.dynamic_slice_in_dim(ring, start, BLOCK, 1) for start in starts], 1)
+    cells = lax.dynamic_update_slice_in_dim(cells, x, position % BLOCK, 1)
+    for start, cell in zip(starts, jnp.split(cells, 2, 1), strict=True):
+        ring = lax.dynamic_update_slice_in_dim(ring, cell, start, 1)
+    return ring

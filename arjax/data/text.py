@@ -1,0 +1,116 @@
+"""Text as integers."""
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Int, Int32
+
+from arjax.data.dataset import check_range
+from arjax.data.files import _read_bytes
+
+TEXT_SUFFIXES = {".gz", ".txt"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Vocabulary:
+    """Characters as integers.
+
+    Attributes:
+        symbols: The characters, in the order of their integers.
+
+    Raises:
+        ValueError: There are none, or one stands twice.
+    """
+
+    symbols: str
+
+    def __post_init__(self):
+        if not self.symbols or len(set(self.symbols)) < len(self.symbols):
+            raise ValueError(
+                f"got {len(self.symbols)} symbols, {len(set(self.symbols))} different; want all different"
+            )
+
+    @property
+    def levels(self) -> int:
+        """Number of characters."""
+        return len(self.symbols)
+
+    def encode(self, text: str) -> Int32[np.ndarray, "n"]:
+        """Text as integers ``0..levels-1``.
+
+        Raises:
+            ValueError: It has other characters.
+        """
+        if unknown := sorted(set(text) - set(self.symbols)):
+            names = ", ".join(map(repr, unknown[:10])) + ", ..." * (len(unknown) > 10)
+            raise ValueError(f"characters {names} are not among the {self.levels} of the vocabulary")
+        codes = {symbol: code for code, symbol in enumerate(self.symbols)}
+        return np.array([codes[symbol] for symbol in text], np.int32)
+
+    def decode(self, x: Int[np.ndarray, "n"]) -> str:
+        """Integers as text.
+
+        Raises:
+            ValueError: Anything but integers ``0..levels-1``.
+        """
+        return "".join(self.symbols[code] for code in _checked(x, self.levels))
+
+
+@dataclasses.dataclass(frozen=True)
+class Bytes:
+    """The bytes of utf-8 as integers: a vocabulary for any text."""
+
+    @property
+    def levels(self) -> int:
+        """Number of values of a byte."""
+        return 256
+
+    def encode(self, text: str) -> Int32[np.ndarray, "n"]:
+        """Text as integers ``0..255``, of which a character has one to four."""
+        return np.frombuffer(text.encode(), np.uint8).astype(np.int32)
+
+    def decode(self, x: Int[np.ndarray, "n"]) -> str:
+        """Integers as text; what is not utf-8 becomes the replacement character.
+
+        Raises:
+            ValueError: Anything but integers ``0..255``.
+        """
+        return _checked(x, 256).astype(np.uint8).tobytes().decode(errors="replace")
+
+
+def _checked(x: Int[np.ndarray, "n"], levels: int) -> Int[np.ndarray, "n"]:
+    x = np.asarray(x)
+    if x.ndim != 1:
+        raise ValueError(f"got integers of shape {x.shape}; want (n,)")
+    if x.size:
+        check_range("text", x, levels, f"levels-1 = {levels - 1}")
+    return x.astype(np.int32)
+
+
+def characters(text: str) -> Vocabulary:
+    """The vocabulary of a text's own characters, sorted."""
+    return Vocabulary("".join(sorted(set(text))))
+
+
+def read_text(path: Path) -> str:
+    """Reads a utf-8 text, gzipped or not, or those of a folder (``.txt``, ``.gz``) end to end, in order of name.
+
+    Raises:
+        ValueError: A file is empty, damaged or not utf-8, or the folder holds none.
+        FileNotFoundError: There is no such file.
+    """
+    if path.is_dir():
+        paths = [p for p in sorted(path.iterdir()) if p.suffix.lower() in TEXT_SUFFIXES and p.is_file()]
+        if not paths:
+            raise ValueError(f"{path} holds no texts ({', '.join(sorted(TEXT_SUFFIXES))})")
+        return "".join(map(read_text, paths))
+    if not path.is_file():
+        raise FileNotFoundError(f"text file {path} does not exist")
+    try:
+        text = _read_bytes(path).decode()
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not a utf-8 text: {error}") from error
+    if not text:
+        raise ValueError(f"{path} is empty; want a text")
+    return text

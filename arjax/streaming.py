@@ -1,0 +1,198 @@
+"""Sequences a chunk at a time, with a memory that does not grow: texts without end, hours of audio.
+
+A state holds what a model remembers of all that came before. `start` absorbs a prompt in one parallel pass,
+`extend` goes on for as many positions as it is given noise: chunks of any sizes make the sequence that a single
+call makes.
+"""
+
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import traverse_util
+from jax import Array, lax
+from jax.typing import ArrayLike
+from jaxtyping import Float, Int, Int32
+
+from arjax.drawing import Draw, Plan, check_draw
+from arjax.layers.conditioning import check_labels
+from arjax.layers.incremental import ABSENT, BLOCK, commit, merge
+from arjax.likelihood import check_data
+
+
+class State(NamedTuple):
+    """What a model of sequences remembers.
+
+    Attributes:
+        last: the last position, `Int32[b, 1]`; -1 before the first one.
+        cache: the memory of the layers, with the collection's name.
+    """
+
+    last: Int32[Array, "b 1"]
+    cache: dict[str, Any]
+
+
+def start(model: Any, variables: Any, prompt: Int[ArrayLike, "b t"], cond: Any = None) -> State:
+    """The state after `prompt`, which is absorbed in one parallel pass; its length may be 0.
+
+    Args:
+        model: a Linen module of sequences with an `output` distribution.
+        variables: its variables, such as `{"params": ...}`.
+        prompt: integers `0..levels-1`.
+        cond: conditioning of the prompt as the model wants it; of a series, the part that belongs to the prompt.
+
+    Raises:
+        ValueError: the prompt is not of shape `(batch, length)` or not of integers in range, the model keeps no
+            memory, or `cond` does not fit.
+    """
+    prompt = jnp.asarray(prompt)
+    if prompt.ndim != 2:
+        raise ValueError(f"a prompt of shape (batch, length) is wanted, got {prompt.shape}")
+    check_data(prompt, model.output.levels)
+    check_labels(model, cond)
+    return _start(model, variables, prompt.astype(jnp.int32), cond)
+
+
+def extend(
+    model: Any,
+    variables: Any,
+    state: State,
+    noise: Float[Array, "b t"],
+    cond: Any = None,
+    *,
+    temperature: ArrayLike = 1.0,
+    top_p: ArrayLike | None = None,
+) -> tuple[State, Int32[Array, "b t"]]:
+    """The next positions of a sequence, one for each number of `noise`, and the state after them.
+
+    Compiled once per length of a chunk; lengths that 16 divides compile in half the time.
+
+    Args:
+        model: as given to `start`.
+        variables: as given to `start`.
+        state: what `start` or `extend` returned.
+        noise: uniform in [0, 1).
+        cond: conditioning; of a series, the part that belongs to this chunk.
+        temperature: below 1 sharpens and above 1 flattens every conditional.
+        top_p: draw from the most probable levels alone whose probabilities sum to this; None for all.
+
+    Raises:
+        ValueError: shapes do not fit, or as `arjax.sample_from_noise`.
+    """
+    if noise.ndim != 2 or noise.shape[0] != state.last.shape[0] or noise.shape[1] == 0:
+        raise ValueError(
+            f"noise of shape ({state.last.shape[0]}, length of 1 or more) is wanted, got {noise.shape}"
+        )
+    check_labels(model, cond)
+    return _extend(model, variables, state, Plan(noise), cond, *check_draw(model.output, temperature, top_p))
+
+
+def empty_state(model: Any, variables: Any, batch: int, cond: Any = None) -> State:
+    """The state before the first position."""
+    last = jnp.full((batch, 1), ABSENT, jnp.int32)
+
+    def slices(last, cond):
+        context, updates = _condition(model, variables, cond)
+        context = jax.tree.map(lambda leaf: jnp.zeros((leaf.shape[0], 1, *leaf.shape[2:]), leaf.dtype), context)
+        _, cache = conditionals(model, variables, last, context, mutable=["cache"])
+        return merge(updates, cache)
+
+    shapes = jax.eval_shape(slices, last, cond)
+    return State(last, jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes))
+
+
+def conditionals(model: Any, variables: Any, x: Array, context: Any, **options: Any) -> Any:
+    """`model.apply` to the next slice, given what came before each of its positions."""
+    method = "conditionals" if hasattr(model, "conditionals") else None
+    return model.apply(variables, x, context, method=method, **options)
+
+
+def draw_chunk(
+    model: Any, variables: Any, state: State, plan: Plan, cond: Any, draw: Draw
+) -> tuple[State, Int32[Array, "b t"]]:
+    """`extend` for any plan: nested scans over blocks of positions and the positions of a block."""
+    batch, length = plan.noise.shape
+    context, updates = _condition(model, variables | state.cache, cond)
+    cache = merge(state.cache, updates)
+    leaves, structure = jax.tree.flatten((context, plan))
+    series = [leaf for leaf in leaves if leaf.shape[1] == length]
+
+    def at(slices):
+        """Context and plan of the positions that `slices` of the series are of; all else is the same for all."""
+        own = iter(slices)
+        return jax.tree.unflatten(structure, [next(own) if leaf.shape[1] == length else leaf for leaf in leaves])
+
+    def next_position(carry, slices):
+        last, memory = carry
+        slices, before = jax.tree.map(lambda leaf: leaf[:, None], slices)
+        context, plan = at(slices)
+        mutable = ["cache", "present"]
+        params, memory = conditionals(model, variables | memory | before, last, context, mutable=mutable)
+        present = memory.pop("present", {})
+        last = draw(params, plan)
+        return (last, memory), jax.tree.map(lambda leaf: leaf[:, 0], (last, present))
+
+    def next_block(carry, slices):
+        last, cache = carry
+        context, plan = at(slices)
+        nothing = jnp.full(plan.noise.shape, ABSENT, jnp.int32)
+        _, block = conditionals(model, variables | cache, nothing, context, mutable=["cache", "before"])
+        by_position = jax.tree.map(_swapped, (slices, {"before": block.get("before", {})}))
+        first = jax.tree.map(lambda leaf: leaf[0], by_position)
+        (_, touched), _ = jax.eval_shape(next_position, (last, {}), first)
+        (last, memory), left = lax.scan(next_position, (last, _part(cache, touched)), by_position)
+        xs, present = jax.tree.map(_swapped, left)
+        return (last, {"cache": commit(merge(cache, memory).get("cache", {}), present)}), xs
+
+    _, fixed = conditionals(
+        model, variables | cache, state.last, at([leaf[:, :1] for leaf in series])[0], mutable=["cache", "fixed"]
+    )
+    variables = variables | {"fixed": fixed.get("fixed", {})}
+    carry, chunks = (state.last, cache), []
+    whole = length // BLOCK * BLOCK
+    if whole:
+        blocks = [leaf[:, :whole].reshape(leaf.shape[0], -1, BLOCK, *leaf.shape[2:]) for leaf in series]
+        carry, xs = lax.scan(next_block, carry, list(map(_swapped, blocks)))
+        chunks.append(_swapped(xs).reshape(batch, whole))
+    if whole < length:
+        carry, xs = next_block(carry, [leaf[:, whole:] for leaf in series])
+        chunks.append(xs)
+    return State(*carry), jnp.concatenate(chunks, 1)
+
+
+@partial(jax.jit, static_argnames="model")
+def _start(model, variables, prompt, cond):
+    state = empty_state(model, variables, prompt.shape[0], cond)
+    if not jax.tree.leaves(state.cache):
+        raise ValueError(f"{type(model).__name__} keeps no memory, a model of sequences is wanted")
+    if prompt.shape[1] == 0:
+        return state
+    context, updates = _condition(model, variables | state.cache, cond)
+    before = jnp.concatenate([state.last, prompt[:, :-1]], 1)
+    variables = variables | merge(state.cache, updates)
+    _, cache = conditionals(model, variables, before, context, mutable=["cache"])
+    return State(prompt[:, -1:], cache)
+
+
+@partial(jax.jit, static_argnames="model")
+def _extend(model, variables, state, plan, cond, temperature, top_p):
+    return draw_chunk(model, variables, state, plan, cond, Draw(model.output, temperature, top_p))
+
+
+def _condition(model: Any, variables: Any, cond: Any) -> tuple[Any, dict[str, Any]]:
+    """The features of the next part of `cond`, and the cache of what made them."""
+    if not hasattr(model, "conditionals"):
+        return cond, {}
+    return model.apply(variables, cond, method="condition", mutable=["cache"])
+
+
+def _part(cache: Any, touched: Any) -> Any:
+    """The entries of `cache` that `touched` has."""
+    flat = traverse_util.flatten_dict(cache)
+    return traverse_util.unflatten_dict({name: flat[name] for name in traverse_util.flatten_dict(touched)})
+
+
+def _swapped(leaf: Array) -> Array:
+    """The batch and the axis of positions or blocks in each other's place."""
+    return jnp.moveaxis(leaf, 1, 0)
