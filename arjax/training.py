@@ -23,9 +23,8 @@ from flax import struct
 from jaxtyping import Array, Float, Int, Key
 
 from arjax import checkpoints
-from arjax.data import Dataset, batches, epoch_batches
+from arjax.data import Dataset, Windows, batches, epoch_batches
 from arjax.layers.conditioning import num_classes
-from arjax.likelihood import nats_to_bits_per_dim
 
 try:
     from tqdm import tqdm
@@ -33,7 +32,9 @@ except ImportError:  # it comes with the extra "experiments"
     tqdm = None
 
 Batch = dict[str, Any]
-"""`x`: integers `(b, *event)`; `cond`: what the model is conditioned on, absent where that is nothing."""
+"""`x`: integers `(b, *event)`; `cond`: what the model is conditioned on, absent where that is nothing; `scored`:
+boolean `(b, *event)`, the dimensions whose likelihood counts, absent where all do. For truncated back-propagation
+through time, `before`: `(b, 1)`, the value before `x`; `fresh`: whether the model's memory is to be empty."""
 
 
 class TrainState(struct.PyTreeNode):
@@ -45,6 +46,7 @@ class TrainState(struct.PyTreeNode):
         opt_state: the optimizer's state.
         ema_params: moving average of the parameters, for evaluation and sampling.
         key: from this and `step` come the random streams of a step.
+        cache: what the model remembers of the batches before, in truncated back-propagation; else empty.
     """
 
     step: Int[Array, ""]
@@ -52,6 +54,7 @@ class TrainState(struct.PyTreeNode):
     opt_state: Any
     ema_params: Any
     key: Key[Array, ""]
+    cache: Any = struct.field(default_factory=dict)
 
 
 def default_optimizer(
@@ -71,7 +74,8 @@ def create_state(model: Any, optimizer: optax.GradientTransformation, seed: int,
     init_key, key = jax.random.split(jax.random.key(seed))
     params = model.init(init_key, batch["x"], batch.get("cond"))["params"]
     step = jnp.zeros((), jnp.int32)
-    return TrainState(step, params, optimizer.init(params), jax.tree.map(jnp.copy, params), key)
+    cache = _empty_cache(model, params, batch) if "before" in batch else {}
+    return TrainState(step, params, optimizer.init(params), jax.tree.map(jnp.copy, params), key, cache)
 
 
 @partial(jax.jit, static_argnames=("model", "optimizer", "ema_decay"), donate_argnames="state")
@@ -88,52 +92,71 @@ def train_step(
     """
     dropout, masks = jax.random.split(jax.random.fold_in(state.key, state.step))
 
-    def loss(params: Any) -> Float[Array, ""]:
-        return _nats(model, params, batch, train=True, rngs={"dropout": dropout, "masks": masks}).mean()
+    def loss(params: Any) -> tuple[Float[Array, ""], Any]:
+        rngs = {"dropout": dropout, "masks": masks}
+        nats, cache = _nats(model, params, batch, state.cache, train=True, rngs=rngs)
+        return nats.mean(), cache
 
-    nats, grads = jax.value_and_grad(loss)(state.params)
+    (nats, cache), grads = jax.value_and_grad(loss, has_aux=True)(state.params)
     with jax.numpy_dtype_promotion("standard"):  # optax needs it, also where the caller is stricter
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
     decay = jnp.minimum(ema_decay, (1 + state.step) / (10 + state.step))
     ema_params = jax.tree.map(lambda ema, new: decay * ema + (1 - decay) * new, state.ema_params, params)
-    state = TrainState(state.step + 1, params, opt_state, ema_params, state.key)
+    state = TrainState(state.step + 1, params, opt_state, ema_params, state.key, cache)
     return state, {"nats": nats, "grad_norm": optax.tree.norm(grads)}
 
 
 @partial(jax.jit, static_argnames="model")
-def eval_step(model: Any, params: Any, batch: Batch) -> Float[Array, "b"]:
-    """Negative log-likelihood of each example, in nats."""
-    return _nats(model, params, batch)
+def eval_step(model: Any, params: Any, batch: Batch, cache: Any) -> tuple[Float[Array, "b"], Int[Array, "b"], Any]:
+    """Of each example, the negative log-likelihood in nats and the dimensions it is of; and the cache."""
+    nats, cache = _nats(model, params, batch, cache)
+    scored = batch.get("scored", jnp.ones(batch["x"].shape, bool))
+    return nats, scored.reshape(len(scored), -1).sum(1), cache
 
 
 def evaluate(model: Any, params: Any, batches: Iterable[Batch]) -> dict[str, float]:
-    """The mean over all examples of `nats` and of `bits_per_dim`, whatever the sizes of the batches.
+    """The mean over all examples of `nats`, and `bits_per_dim` over all scored dimensions.
+
+    Whatever the sizes of the batches; with `before`, one batch goes on where the last one ended.
 
     Raises:
         ValueError: there is no batch.
     """
-    nats, event = [], ()
+    nats: list[Any] = []
+    dims: list[Any] = []
+    cache = None
     for batch in batches:
-        nats.append(np.asarray(eval_step(model, params, batch), np.float64))
-        event = batch["x"].shape[1:]
+        if cache is None:
+            cache = _empty_cache(model, params, batch) if "before" in batch else {}
+        *found, cache = eval_step(model, params, batch, cache)
+        for array, values in zip(found, (nats, dims), strict=True):
+            values.append(np.asarray(array, np.float64))
     if not nats:
         raise ValueError("nothing to evaluate: got no batches, wanted at least one")
-    mean = float(np.concatenate(nats).mean())
-    return {"nats": mean, "bits_per_dim": nats_to_bits_per_dim(mean, event)}
+    total, count = np.concatenate(nats), np.concatenate(dims)
+    return {"nats": float(total.mean()), "bits_per_dim": float(total.sum() / count.sum()) / math.log(2)}
 
 
 def with_cond(batches: Iterable[dict[str, Any]], conditional: bool) -> Iterator[Batch]:
-    """Batches of `arjax.data` as a model takes them: `cond` is the label, or absent."""
+    """Batches of `arjax.data` as a model takes them: `cond` is the label, the features or both, or absent."""
     for batch in batches:
-        yield {"x": batch["x"], "cond": batch["label"]} if conditional else {"x": batch["x"]}
+        batch = dict(batch)
+        given = [batch.pop(name) for name in ("label", "features") if name in batch]
+        if conditional:
+            batch["cond"] = given[0] if len(given) == 1 else (*_parts(given[0]), *given[1:])
+        yield batch
+
+
+def _parts(label: Any) -> tuple[Any, ...]:
+    return label if isinstance(label, tuple) else (label,)
 
 
 def fit(
     model: Any,
     optimizer: optax.GradientTransformation,
-    train: Dataset,
-    valid: Dataset,
+    train: Dataset | Windows,
+    valid: Dataset | Windows,
     *,
     directory: str | os.PathLike[str],
     steps: int,
@@ -163,7 +186,7 @@ def fit(
         seed: decides the first parameters, the order of the data and all random streams.
         ema_decay: decay of the parameters' average.
         patience: evaluations without a new best after which to stop; None for no stopping.
-        conditional: whether the labels condition the model.
+        conditional: whether labels and features condition the model.
         progress: whether to print a line per evaluation, and on a terminal a bar if tqdm is installed.
 
     Returns:
@@ -224,9 +247,25 @@ def fit(
     return checkpoints.restore(directory, like, model, best=True)[0], history
 
 
-def _nats(model: Any, params: Any, batch: Batch, **apply: Any) -> Float[Array, "b"]:
-    outputs = model.apply({"params": params}, batch["x"], batch.get("cond"), **apply)
-    return -model.output.log_prob(outputs, batch["x"]).reshape(len(batch["x"]), -1).sum(1)
+def _nats(model: Any, params: Any, batch: Batch, cache: Any, **apply: Any) -> tuple[Float[Array, "b"], Any]:
+    """Negative log-likelihood of each example, and the model's memory after the batch."""
+    x, cond, variables = batch["x"], batch.get("cond"), {"params": params}
+    if "before" in batch:
+        cache = jax.tree.map(lambda leaf: jnp.where(batch["fresh"], 0, leaf), cache)
+        before = jnp.concatenate([batch["before"], x[:, :-1]], 1)
+        outputs, cache = model.apply(variables | cache, before, cond, mutable=["cache"], **apply)
+    else:
+        outputs = model.apply(variables, x, cond, **apply)
+    log_probs = model.output.log_prob(outputs, x)
+    if "scored" in batch:
+        log_probs = jnp.where(batch["scored"], log_probs, 0)
+    return -log_probs.reshape(len(x), -1).sum(1), cache
+
+
+def _empty_cache(model: Any, params: Any, batch: Batch) -> Any:
+    cond = batch.get("cond")
+    _, cache = jax.eval_shape(partial(model.apply, mutable=["cache"]), {"params": params}, batch["before"], cond)
+    return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), cache)
 
 
 def _finite(step: int, metrics: dict[str, Any]) -> float:
@@ -245,13 +284,13 @@ def _exhausted(history: checkpoints.History, patience: int | None) -> bool:
     return bool(scores) and patience is not None and len(scores) > scores.index(min(scores)) + patience
 
 
-def _check_dataset(dataset: Dataset, train: Dataset, model: Any, conditional: bool) -> None:
+def _check_dataset(dataset: Dataset | Windows, train: Dataset | Windows, model: Any, conditional: bool) -> None:
     name = f"data set {dataset.name} ({dataset.split})"
-    if conditional and dataset.labels is None:
+    if conditional and dataset.labels is None and getattr(dataset, "features", None) is None:
         raise ValueError(f"{name} has no labels, wanted them for conditional=True")
-    classes = num_classes(model)
-    if conditional and classes is not None and (dataset.num_classes or 0) > classes:
-        raise ValueError(f"{name} has {dataset.num_classes} classes, wanted at most the model's {classes}")
+    classes, own = num_classes(model), dataset.num_classes
+    if conditional and classes is not None and isinstance(own, int) and own > classes:
+        raise ValueError(f"{name} has {own} classes, wanted at most the model's {classes}")
     if dataset.event != train.event:
         raise ValueError(f"{name} has events of shape {dataset.event}, wanted {train.event} as in training")
     if dataset.levels > model.output.levels:

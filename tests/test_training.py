@@ -6,19 +6,24 @@ import os
 import signal
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
+import chex
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from helpers import random_variables
 
+import arjax
 from arjax import checkpoints, distributions, training
-from arjax.data import Dataset, epoch_batches, load
+from arjax.data import Dataset, Sequences, Windows, batches, epoch_batches, load
+from arjax.distributions import Categorical
 from arjax.layers import Classes
-from arjax.models import GatedPixelCNN
+from arjax.models import RNN, GatedPixelCNN, WaveNet
 
 OPTIMIZER = optax.adam(0.02)
 
@@ -124,7 +129,7 @@ def test_evaluate_is_the_mean_over_examples(conditional):
     compiled = training.eval_step._cache_size()
     got = training.evaluate(MODEL, params, uneven)
     assert training.eval_step._cache_size() == compiled + 2
-    want = np.asarray(training.eval_step(MODEL, params, everything), np.float64).mean()
+    want = np.asarray(training.eval_step(MODEL, params, everything, {})[0], np.float64).mean()
     assert got["nats"] == pytest.approx(want, rel=1e-6)
     assert got["bits_per_dim"] == pytest.approx(want / 5 / math.log(2), rel=1e-6)
 
@@ -297,3 +302,63 @@ def test_more_classes_than_the_model_has(tmp_path):
             eval_every=1,
             conditional=True,
         )
+
+
+def text(length, levels=5, seed=0):
+    """A sequence in which each symbol is the sum of the two before it, but for an occasional error."""
+    rng = np.random.default_rng(seed)
+    x = [1, 2]
+    while len(x) < length:
+        x.append(int((x[-1] + x[-2] + (rng.random() < 0.1)) % levels))
+    return Sequences(np.array(x), np.array([length]), levels)
+
+
+def test_truncated_back_propagation_carries_the_state():
+    """Windows one after the other have the likelihood of the whole sequence, in training and in evaluation."""
+    model = RNN(Categorical(5), features=6, num_layers=1)
+    sequence = text(48)
+    whole = sequence.sequence(0)[None]
+    params = model.init(jax.random.key(0), whole)["params"]
+    nats = -float(arjax.log_prob(model, {"params": params}, whole)[0])
+    windows = Windows(sequence, 8, carry=True)
+    scores = training.evaluate(model, params, epoch_batches(windows, 1))
+    assert scores["nats"] == pytest.approx(nats / 6, rel=1e-5)
+    assert scores["bits_per_dim"] == pytest.approx(nats / 48 / np.log(2), rel=1e-5)
+
+    optimizer = optax.sgd(0.0)
+    stream = batches(windows, 1, seed=0)
+    state = training.create_state(model, optimizer, 0, next(batches(windows, 1, seed=0)))
+    state = state.replace(params=params)
+    for _ in range(2):  # the second epoch starts afresh
+        total = 0.0
+        for _ in range(6):
+            state, metrics = training.train_step(
+                state, next(stream), model=model, optimizer=optimizer, ema_decay=0.9
+            )
+            total += float(metrics["nats"])
+        assert total == pytest.approx(nats, rel=1e-5)
+
+
+def test_windows_with_context_score_what_the_whole_sequence_has():
+    model = WaveNet(Categorical(5), (1, 2), features=4, gate_features=4, skip_features=4)
+    sequence = text(50)
+    whole = sequence.sequence(0)[None]
+    params = random_variables(model, whole)["params"]
+    nats = -float(arjax.log_prob(model, {"params": params}, whole)[0])
+    windows = Windows(sequence, 8, context=model.receptive_field + 4)
+    scores = training.evaluate(model, params, epoch_batches(windows, 3))
+    assert scores["bits_per_dim"] == pytest.approx(nats / 50 / np.log(2), rel=1e-5)
+
+
+def test_fit_resumes_truncated_back_propagation(tmp_path):
+    """Stopped and resumed in the middle of an epoch, it goes on with the state it had carried."""
+    model = RNN(Categorical(5), features=6, num_layers=1)
+    train, valid = (Windows(text(200, seed=i), 8, carry=True) for i in range(2))
+    settings = {"batch_size": 2, "eval_every": 5, "progress": False}
+    fit = partial(training.fit, model, optax.adam(1e-2), train, valid, **settings)
+    whole, history = fit(directory=tmp_path / "whole", steps=20)
+    fit(directory=tmp_path / "parts", steps=5)
+    resumed, same = fit(directory=tmp_path / "parts", steps=20)
+    assert [line["valid_nats"] for line in same] == [line["valid_nats"] for line in history]
+    chex.assert_trees_all_equal(resumed.params, whole.params)
+    assert history[-1]["valid_nats"] < history[0]["valid_nats"]

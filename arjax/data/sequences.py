@@ -212,6 +212,11 @@ class Windows:
         """Classes of the windows, which are those of their sequences."""
         return jax.tree.map(lambda labels: labels[self._table[0]], self.sequences.labels)
 
+    @property
+    def features(self) -> Any:
+        """The series at a lower rate, as of the sequences."""
+        return self.sequences.features
+
     @cached_property
     def _table(self) -> tuple[Int[np.ndarray, "w"], Int[np.ndarray, "w"]]:
         """Of each window, its sequence and where it starts there."""
