@@ -9,7 +9,7 @@ import jax
 import numpy as np
 
 from arjax.distributions import Bernoulli, Categorical, DiscretizedLogisticMixture
-from arjax.layers import Classes, Deconvolution, Map, Several, Upsampling, Vector
+from arjax.layers import Classes, Deconvolution, Fixed, Local, Map, Several, Strided, Upsampling, Vector
 from arjax.models import (
     MADE,
     RNN,
@@ -19,6 +19,7 @@ from arjax.models import (
     PixelCNN,
     PixelCNNPP,
     TemporalConv,
+    Transformer,
     WaveNet,
 )
 from experiments.own_network import MyNetwork
@@ -38,6 +39,10 @@ def gated_pixelcnn(output, *, features=8, num_layers=3, **fields):
 
 def wavenet(output, *, dilations=(1, 2, 4), **fields):
     return WaveNet(output, dilations, features=6, gate_features=6, skip_features=8, **fields)
+
+
+def transformer(event, output, *, num_layers=2, **fields):
+    return Transformer(event, output, features=8, num_layers=num_layers, num_heads=2, **fields)
 
 
 ORDER = (4, 1, 7, 0, 5, 2, 6, 3)
@@ -166,6 +171,27 @@ ZOO = {
         RNN(Categorical(3), features=8, cell=nn.GRUCell, conditioning=Upsampling(2, (2,), learned=False)),
         integers(3, 4, 6),
         floats(4, 3, 2),
+    ),
+    "transformer": lambda: (transformer((9,), Categorical(2), conditioning=Classes(5)), integers(2, 4, 9), LABELS),
+    "transformer_agnostic": lambda: (
+        transformer((3, 3), Categorical(2), order_agnostic=True, positions="rotary"),
+        integers(2, 4, 3, 3),
+        None,
+    ),
+    "transformer_strided": lambda: (
+        transformer((10,), Categorical(2), patterns=(Strided(3),), positions="rotary"),
+        integers(2, 4, 10),
+        None,
+    ),
+    "transformer_fixed_local": lambda: (
+        transformer((3, 3), Categorical(2), num_layers=3, patterns=(Fixed(3), Local(4)), ordering=(8, *ORDER)),
+        integers(2, 4, 3, 3),
+        None,
+    ),
+    "transformer_mixture_rgb": lambda: (
+        transformer((2, 2, 3), DiscretizedLogisticMixture(2, levels=2), channels=3, ordering=(0, 3, 1, 2)),
+        integers(2, 4, 2, 2, 3),
+        None,
     ),
     "own_network": lambda: (
         MyNetwork(Categorical(2), features=8, dilations=(1, 2, 4, 1, 2)),

@@ -8,4 +8,5 @@ from arjax.models.pixelcnn import PixelCNN as PixelCNN
 from arjax.models.pixelcnnpp import PixelCNNPP as PixelCNNPP
 from arjax.models.rnn import RNN as RNN
 from arjax.models.temporal_conv import TemporalConv as TemporalConv
+from arjax.models.transformer import Transformer as Transformer
 from arjax.models.wavenet import WaveNet as WaveNet
