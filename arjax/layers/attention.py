@@ -200,7 +200,7 @@ class Attention(nn.Module):
 
 
 def attend(queries: Array, parts: list[tuple[Array, Array, Array]]) -> Array:
-    """Softmax of scaled products over the keys of all `parts`: keys, values and the mask `(t, n)` of who sees whom.
+    """Softmax of scaled products over the keys of all `parts`: keys, values, and `(t, n)`, which of them are seen.
 
     Keys and values are `Float[b, n, ...]`, or `Float[b, t, n, ...]` where each query has its own. A query that
     sees nothing gets zeros.

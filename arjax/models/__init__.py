@@ -6,6 +6,7 @@ from arjax.models.histogram import Histogram as Histogram
 from arjax.models.made import MADE as MADE
 from arjax.models.pixelcnn import PixelCNN as PixelCNN
 from arjax.models.pixelcnnpp import PixelCNNPP as PixelCNNPP
+from arjax.models.pixelsnail import PixelSNAIL as PixelSNAIL
 from arjax.models.rnn import RNN as RNN
 from arjax.models.temporal_conv import TemporalConv as TemporalConv
 from arjax.models.transformer import Transformer as Transformer

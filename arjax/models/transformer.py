@@ -72,8 +72,8 @@ class Transformer(nn.Module):
     Attributes:
         event: shape of an event; of texts, `(length,)`, at most that many positions.
         output: the distribution of a value.
-        channels: 0 where every value is a position; else the last axis of an event, the values of one position, under
-            a mixture: `DiscretizedLogisticMixture`.
+        channels: 0 where every value is a position; else the last axis of an event, the values of one position,
+            under a mixture: `DiscretizedLogisticMixture`.
         features: channels of every layer, which `num_heads` divides.
         num_layers: blocks.
         num_heads: heads of every attention.
@@ -138,7 +138,7 @@ class Transformer(nn.Module):
             raise ValueError(f"positions are 'learned' or 'rotary', got {self.positions!r}")
         if self.positions == "rotary" and self.features // self.num_heads < 2 * len(self.places):
             raise ValueError(
-                f"rotary positions of {len(self.places)} axes want heads of {2 * len(self.places)} channels or more, "
+                f"rotary positions of {len(self.places)} axes want heads of {2 * len(self.places)} channels, "
                 f"got {self.features // self.num_heads}"
             )
         if self.channels and self.event[-1:] != (self.channels,):
@@ -248,7 +248,7 @@ class Transformer(nn.Module):
         return index if ranks is None else jnp.take(index, orderings.inverse(ranks), axis=0)
 
     def _embedded(self, ranks: Array | None) -> Array:
-        """The sum of the embeddings of what is read and of what comes next, along all axes: `Float[n, features]`."""
+        """The sum over all axes of the embeddings of what is read and what comes next: `Float[n, features]`."""
         first = np.cumsum((0, *self.places[:-1]))
         rows = self._axes(ranks) + jnp.asarray(first)[None]
         read, following = self.place_embeddings.astype(self.dtype)
