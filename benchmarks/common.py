@@ -33,7 +33,7 @@ MODELS: dict[str, tuple[Any, tuple[int, ...]]] = {
     "pixelcnnpp": (PixelCNNPP(features=64), COLOUR),
     "pixelcnnpp_160": (PixelCNNPP(), COLOUR),
     "pixelsnail": (PixelSNAIL(IMAGE, features=64, num_blocks=3, num_residual=2, value_features=64), IMAGE),
-    "transformer": (Transformer(IMAGE, Categorical(2), features=128, num_layers=4, num_heads=2), IMAGE),
+    "transformer": (Transformer(IMAGE, Categorical(2), features=128, num_layers=4, num_key_heads=1), IMAGE),
     "made": (MADE((784,)), (784,)),
     "made_wide": (MADE((784,), hidden=(8000,)), (784,)),
     "histogram": (Histogram(IMAGE, Bernoulli(), kernel_init=nn.initializers.normal(1.0)), IMAGE),

@@ -186,7 +186,7 @@ ZOO = {
         None,
     ),
     "transformer_strided": lambda: (
-        transformer((10,), Categorical(2), patterns=(Strided(3),), positions="rotary"),
+        transformer((10,), Categorical(2), patterns=(Strided(3),), num_key_heads=1, positions="rotary"),
         integers(2, 4, 10),
         None,
     ),

@@ -6,6 +6,7 @@ order of generation, so that all hold for any ordering.
 """
 
 import dataclasses
+import itertools
 import math
 from typing import Any
 
@@ -135,26 +136,37 @@ class Attention(nn.Module):
     Attributes:
         size: positions of an event.
         pattern: which of the earlier positions are seen: `Dense`, `Local`, `Strided` or `Fixed`.
-        num_heads: heads, which divide the channels of queries, keys and values.
+        num_heads: heads, which divide the channels of the queries.
+        num_key_heads: heads of keys and values, each for an equal share of `num_heads`: what an incremental step
+            has to read shrinks with them (Shazeer, 2019, arXiv 1911.02150); 0 for as many as `num_heads`.
         strict: whether a position does not see itself. The first one, which then sees nothing, gets zeros.
     """
 
     size: int
     pattern: Any = Dense()
     num_heads: int = 1
+    num_key_heads: int = 0
     strict: bool = False
 
     @nn.compact
     def __call__(self, queries: Array, keys: Array, values: Array) -> Array:
-        """`Float[b, t, k]`, `Float[b, t, k]` and `Float[b, t, v]` to `Float[b, t, v]`.
+        """`Float[b, t, heads * k]`, `[b, t, key_heads * k]` and `[b, t, key_heads * v]` to `[b, t, heads * v]`.
 
         Raises:
-            ValueError: there are more positions than an event has.
+            ValueError: there are more positions than an event has, or heads that do not divide the channels.
         """
         batch, length = queries.shape[:2]
         if length > self.size:
             raise ValueError(f"an event has {self.size} positions, got {length}")
-        q, k, v = map(self._split, (queries, keys, values))
+        key_heads = self.num_key_heads or self.num_heads
+        group = self.num_heads // key_heads
+        if self.num_heads % key_heads or queries.shape[2] % self.num_heads or values.shape[2] % key_heads:
+            raise ValueError(
+                f"{self.num_heads} heads, {key_heads} of keys, do not divide each other or the channels "
+                f"{queries.shape[2]} of queries, {values.shape[2]} of values"
+            )
+        q, k, v = (_split(x, key_heads) for x in (queries, keys, values))
+        q = jnp.moveaxis(q.reshape(*q.shape[:2], group, -1), 2, 1)
         if is_incremental(self):
             positions, parts = recall(
                 self,
@@ -164,16 +176,16 @@ class Attention(nn.Module):
                 lambda position: self.pattern.together(position, self.size),
                 lambda queries: self.pattern.apart(queries, self.size),
             )
-            y = attend(q, [(part.keys, part.values, self._mask(part, positions)) for part in parts])
+
+            def attend_from(start: int, end: int) -> Array:
+                masks = [self._mask(part, positions[start:end]) for part in parts]
+                seen = [(part.keys, part.values, mask) for part, mask in zip(parts, masks, strict=True)]
+                return attend(q[:, :, start:end], seen)
+
+            y = jnp.concatenate([attend_from(*chunk) for chunk in _chunks(length)], 2)
         else:
             y = self._parallel(q, k, v)
         return jnp.moveaxis(y.reshape(batch, self.num_heads, length, -1), 1, 2).reshape(batch, length, -1)
-
-    def _split(self, x: Array) -> Array:
-        """`[b, t, c] -> [b * heads, t, c / heads]`: what batched matrix products want."""
-        batch, length, _ = x.shape
-        x = x.reshape(batch, length, self.num_heads, -1)
-        return jnp.moveaxis(x, 2, 1).reshape(batch * self.num_heads, length, -1)
 
     def _mask(self, part: Part, queries: Array) -> Array:
         if part.positions.ndim == 2:  # read for each query, so seen if it is there
@@ -182,51 +194,57 @@ class Attention(nn.Module):
         return seen & (part.positions >= 0)[None]
 
     def _parallel(self, q: Array, k: Array, v: Array) -> Array:
-        length = q.shape[1]
-        count = max(-(-length // CHUNK), 1)
-        chunk = max(-(-length // count), 1)
-
         def attend_from(q: Array, k: Array, v: Array, start: int, first: int) -> Array:
-            positions, queries = first + jnp.arange(k.shape[1]), start + jnp.arange(q.shape[1])
+            positions, queries = first + jnp.arange(k.shape[1]), start + jnp.arange(q.shape[2])
             return attend(q, [(k, v, self.pattern.sees(positions, queries, strict=self.strict).T)])
 
-        if count > 1:
+        chunks = _chunks(q.shape[2])
+        if len(chunks) > 1:
             attend_from = jax.checkpoint(attend_from, static_argnums=(3, 4))
-        chunks = []
-        for start in range(0, length, chunk):
-            end, first = min(start + chunk, length), self.pattern.earliest(start)
-            chunks.append(attend_from(q[:, start:end], k[:, first:end], v[:, first:end], start, first))
-        return jnp.concatenate(chunks, 1)
+        attended = []
+        for start, end in chunks:
+            first = self.pattern.earliest(start)
+            attended.append(attend_from(q[:, :, start:end], k[:, first:end], v[:, first:end], start, first))
+        return jnp.concatenate(attended, 2)
 
 
 def attend(queries: Array, parts: list[tuple[Array, Array, Array]]) -> Array:
     """Softmax of scaled products over the keys of all `parts`: keys, values, and `(t, n)`, which of them are seen.
 
-    Keys and values are `Float[b, n, ...]`, or `Float[b, t, n, ...]` where each query has its own. A query that
-    sees nothing gets zeros.
+    Queries are `Float[b, heads, t, k]`; keys and values `Float[b, n, ...]`, or `Float[b, t, n, ...]` where each
+    query has its own. A query that sees nothing gets zeros.
     """
 
     def product(equation: str, x: Array, y: Array) -> Array:
-        own = equation.replace("bn", "btn") if y.ndim == 4 else equation
+        own = equation.replace(",bn", ",btn") if y.ndim == 4 else equation
         return jnp.einsum(own, x, y, preferred_element_type=jnp.float32)
 
     queries = queries * math.sqrt(1 / queries.shape[-1])
-    lowest = jnp.finfo(jnp.float32).min / 2
-    scores = [jnp.where(mask[None], product("btk,bnk->btn", queries, keys), lowest) for keys, _, mask in parts]
-    largest = [score.max(-1, keepdims=True) for score in scores]
-    largest = jax.lax.stop_gradient(jnp.concatenate(largest, -1).max(-1, keepdims=True))
-    weights = [
-        jnp.where(mask[None], jnp.exp(score - largest), 0)
-        for score, (_, _, mask) in zip(scores, parts, strict=True)
-    ]
-    total = sum(weight.sum(-1, keepdims=True) for weight in weights)
+    mask = jnp.concatenate([mask for _, _, mask in parts], -1)[None, None]
+    scores = jnp.concatenate([product("bgtk,bnk->bgtn", queries, keys) for keys, _, _ in parts], -1)
+    scores = jnp.where(mask, scores, jnp.finfo(jnp.float32).min / 2)
+    weights = jnp.where(mask, jnp.exp(scores - jax.lax.stop_gradient(scores.max(-1, keepdims=True))), 0)
+    total = jnp.maximum(weights.sum(-1, keepdims=True), 1)  # the largest weight is 1, unless nothing is seen
+    ends = list(itertools.accumulate(values.shape[-2] for _, values, _ in parts))[:-1]
     y = sum(
-        product("btn,bnv->btv", weight.astype(values.dtype), values)
-        for weight, (_, values, _) in zip(weights, parts, strict=True)
+        product("bgtn,bnv->bgtv", weight.astype(values.dtype), values)
+        for weight, (_, values, _) in zip(jnp.split(weights, ends, axis=-1), parts, strict=True)
     )
-    return (y / jnp.maximum(total, 1)).astype(queries.dtype)  # of what is seen, the largest weight is 1
+    return (y / total).astype(queries.dtype)
 
 
 def _check_stride(stride: int) -> None:
     if stride < 2:
         raise ValueError(f"a stride of 2 or more is wanted, got {stride}")
+
+
+def _split(x: Array, heads: int) -> Array:
+    """`[b, t, c] -> [b * heads, t, c / heads]`: what batched matrix products want."""
+    batch, length, _ = x.shape
+    return jnp.moveaxis(x.reshape(batch, length, heads, -1), 2, 1).reshape(batch * heads, length, -1)
+
+
+def _chunks(length: int) -> list[tuple[int, int]]:
+    """Starts and ends of about equal parts of at most `CHUNK` positions."""
+    size = -(-length // max(-(-length // CHUNK), 1))
+    return [(start, min(start + size, length)) for start in range(0, length, size)]

@@ -36,6 +36,7 @@ class Block(nn.Module):
         size: positions of an event.
         pattern: of the attention.
         num_heads: heads of the attention.
+        num_key_heads: heads of its keys and values, 0 for as many.
         init_scale: variance of the outputs of both, relative to their inputs'.
         dropout: rate of dropout of both, in training.
         dtype: dtype of the computation.
@@ -44,6 +45,7 @@ class Block(nn.Module):
     size: int
     pattern: Any
     num_heads: int
+    num_key_heads: int
     init_scale: float
     dropout: float
     dtype: DTypeLike
@@ -53,10 +55,13 @@ class Block(nn.Module):
         """`Float[b, t, d]`, likewise; `rotations` of queries and keys, `Float[t, 2, d / heads / 2]`."""
         d, init = h.shape[-1], nn.initializers.variance_scaling(self.init_scale, "fan_in", "truncated_normal")
         dropping = nn.Dropout(self.dropout, deterministic=not train)
-        q, k, v = jnp.split(nn.Dense(3 * d, dtype=self.dtype)(nn.LayerNorm()(h.astype(jnp.float32))), 3, axis=-1)
+        key_heads = self.num_key_heads or self.num_heads
+        shared = d // self.num_heads * key_heads
+        qkv = nn.Dense(d + 2 * shared, dtype=self.dtype)(nn.LayerNorm()(h.astype(jnp.float32)))
+        q, k, v = jnp.split(qkv, [d, d + shared], axis=-1)
         if rotations is not None:
-            q, k = (_rotated(x, angles, self.num_heads) for x, angles in zip((q, k), rotations, strict=True))
-        y = Attention(self.size, self.pattern, self.num_heads)(q, k, v)
+            q, k = _rotated(q, rotations[0], self.num_heads), _rotated(k, rotations[1], key_heads)
+        y = Attention(self.size, self.pattern, self.num_heads, key_heads)(q, k, v)
         h = h + dropping(nn.Dense(d, kernel_init=init, dtype=self.dtype)(y))
         y = nn.gelu(nn.Dense(4 * d, dtype=self.dtype)(nn.LayerNorm()(h.astype(jnp.float32))))
         return h + dropping(nn.Dense(d, kernel_init=init, dtype=self.dtype)(y))
@@ -77,6 +82,7 @@ class Transformer(nn.Module):
         features: channels of every layer, which `num_heads` divides.
         num_layers: blocks.
         num_heads: heads of every attention.
+        num_key_heads: heads of its keys and values, 0 for as many; with fewer, samples cost less.
         patterns: which earlier positions are seen (see `arjax.layers.attention`), of the blocks in turn.
         ordering: rank of each position (see `arjax.orderings`), flattened; None is raster order.
         order_agnostic: whether the order depends on the seed instead.
@@ -92,6 +98,7 @@ class Transformer(nn.Module):
     features: int = 256
     num_layers: int = 6
     num_heads: int = 4
+    num_key_heads: int = 0
     patterns: tuple[Any, ...] = (Dense(),)
     ordering: tuple[int, ...] | None = None
     order_agnostic: bool = False
@@ -120,6 +127,7 @@ class Transformer(nn.Module):
                 self.size,
                 self.patterns[i % len(self.patterns)],
                 self.num_heads,
+                self.num_key_heads,
                 1 / (2 * self.num_layers),
                 self.dropout,
                 self.dtype,
@@ -134,6 +142,8 @@ class Transformer(nn.Module):
     def _check_settings(self) -> None:
         if self.features % self.num_heads:
             raise ValueError(f"{self.num_heads} heads do not divide {self.features} features")
+        if self.num_key_heads and self.num_heads % self.num_key_heads:
+            raise ValueError(f"{self.num_key_heads} heads of keys do not divide {self.num_heads} heads")
         if self.positions not in ("learned", "rotary"):
             raise ValueError(f"positions are 'learned' or 'rotary', got {self.positions!r}")
         if self.positions == "rotary" and self.features // self.num_heads < 2 * len(self.places):
