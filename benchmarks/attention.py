@@ -106,7 +106,12 @@ def draw(rows: list[common.Row], path: Path) -> None:
         own = [row for row in rows if row["pattern"] == name and row["batch"] == rows[0]["batch"]]
         milliseconds = [1e3 * row["seconds_per_step"] for row in own]
         axes.plot([row["length"] for row in own], milliseconds, "o-", label=name)
+    lengths = sorted({row["length"] for row in rows})
     axes.set(xscale="log", yscale="log", xlabel="positions", ylabel="milliseconds of a step")
+    axes.set_xticks(lengths, [f"{length:,}" for length in lengths], minor=False)
+    axes.set_yticks(ticks := [0.1, 0.2, 0.5, 1, 2, 5, 10], [str(tick) for tick in ticks])
+    axes.minorticks_off()
+    axes.set_ylim(0.8 * min(row["seconds_per_step"] for row in rows) * 1e3)
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(alpha=0.25)
     axes.legend(frameon=False)

@@ -165,9 +165,9 @@ def recall(
     """
     new = {"keys": keys, "values": values}
     if is_incremental(module, axis=2):
-        first = module.get_variable("past", "first")
+        first: Array = module.get_variable("past", "first")
         number = module.get_variable("block", "number", jnp.int32(0))
-        own = {}
+        own: dict[str, Array] = {}
         for name, x in new.items():
             empty = jnp.zeros((x.shape[0], BLOCK, x.shape[2]), x.dtype)
             own[name] = lax.dynamic_update_slice_in_dim(module.get_variable("block", name, empty), x, number, 1)
@@ -176,9 +176,9 @@ def recall(
         module.put_variable("block", "number", number + 1)
         parts = [Part(*(module.get_variable("past", name) for name in Part._fields))]
         if module.has_variable("before", "keys"):
-            read = Part(*(module.get_variable("before", name) for name in Part._fields))
-            parts.append(read._replace(positions=read.positions[0]))
-        parts.append(Part(**own, positions=first + jnp.arange(BLOCK)))
+            each = Part(*(module.get_variable("before", name) for name in Part._fields))
+            parts.append(each._replace(positions=each.positions[0]))
+        parts.append(Part(own["keys"], own["values"], first + jnp.arange(BLOCK)))
         return first + number[None], parts
     slots = max(-(-slots // BLOCK), 2) * BLOCK
     position = module.variable("cache", "position", jnp.zeros, (), jnp.int32)
@@ -188,12 +188,12 @@ def recall(
     }
     held = {name: variable.value for name, variable in memory.items()}
     newest = position.value - 1
-    everything = Part(**held, positions=newest - (newest - jnp.arange(slots)) % slots)
+    everything = Part(held["keys"], held["values"], newest - (newest - jnp.arange(slots)) % slots)
     present = position.value + jnp.arange(keys.shape[1])
 
     def read(places: Array) -> Part:
         places = jnp.where(places < position.value, places, ABSENT)
-        return Part(*(jnp.take(x, places % slots, 1) for x in held.values()), positions=places)
+        return Part(jnp.take(held["keys"], places % slots, 1), jnp.take(held["values"], places % slots, 1), places)
 
     if module.is_mutable_collection("past"):
         for_all, for_each = together(position.value), apart(present)

@@ -14,7 +14,7 @@ features, so that instead of an attention which is zero at the first pixel there
 is a bias of every gate; the head's outputs start at a tenth of unit scale.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -188,7 +188,7 @@ class PixelSNAIL(nn.Module):
         """Parameters of each channel of the pixels `x`, which depend on the channels before it."""
         return self.output.of_channels(joint, x)
 
-    def condition(self, cond: Any) -> list[Array | None]:
+    def condition(self, cond: Any) -> Sequence[Array | None]:
         """A bias of every residual block's gates: `Float[b, 1, 2 features]`."""
         count = self.num_blocks * self.num_residual
         s = condition(self.conditioning, cond)
@@ -198,7 +198,7 @@ class PixelSNAIL(nn.Module):
             raise ValueError(f"cond: what has no location is wanted, got a map of shape {s.shape}")
         return jnp.split(self.projection(s[:, 0]), count, axis=-1)
 
-    def conditionals(self, x: Array, context: list[Array | None], *, train: bool = False) -> Array:
+    def conditionals(self, x: Array, context: Sequence[Array | None], *, train: bool = False) -> Array:
         """The joint parameters of pixels in the order of generation: `Float[b, t, num_joint_params]`."""
         pixels = scale(entry_shift(self, x, axis=1), self.output.levels, self.dtype)
         places = self._places(count(self, x.shape[1]))
@@ -221,6 +221,6 @@ class PixelSNAIL(nn.Module):
         height, width, _ = self.event
         order = orderings.inverse(self._pixel_ranks())
         table = np.stack([order // width / height - 0.5, order % width / width - 0.5], -1)
-        table = jnp.asarray(np.pad(table, ((1, 0), (0, 0))), self.dtype)
-        before, present = (jnp.take(table, numbers + i, axis=0)[None] for i in range(2))
+        places = jnp.asarray(np.pad(table, ((1, 0), (0, 0))), self.dtype)
+        before, present = (jnp.take(places, numbers + i, axis=0)[None] for i in range(2))
         return before, present

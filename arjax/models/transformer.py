@@ -111,10 +111,8 @@ class Transformer(nn.Module):
         """Creates the layers. Raises `ValueError` if the settings do not fit each other."""
         self._check_settings()
         d, small = self.features, nn.initializers.normal(0.02)
-        if not self.channels:
-            self.embedding = Embedding(self.output.levels, d, self.dtype)
-        else:
-            self.embedding = nn.Dense(d, dtype=self.dtype)
+        values = nn.Dense(d, dtype=self.dtype) if self.channels else Embedding(self.output.levels, d, self.dtype)
+        self.embedding: nn.Module = values
         if self.positions == "learned":
             shape = (2, sum(self.places), d)
             self.place_embeddings = self.param("places", small, shape)
