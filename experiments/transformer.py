@@ -75,7 +75,8 @@ class Config:
     smoke: bool = False
     """Shrink everything to seconds, in the subfolder "smoke"."""
 
-    tiny: ClassVar[dict[str, Any]] = {"features": 8, "num_layers": 1, "num_heads": 2, "steps": 2, "eval_every": 1}
+    tiny: ClassVar[dict[str, Any]] = {}
+    """What shrinks in a smoke run, besides what does in any."""
 
     def network(self, event: tuple[int, ...], levels: int, **fields: Any) -> Transformer:
         """The model."""
@@ -116,6 +117,8 @@ class TextConfig(Config):
     length: int = 128
     """Characters that the network reads; of them half are context in evaluation."""
 
+    tiny: ClassVar[dict[str, Any]] = {"length": 16}
+
 
 @dataclasses.dataclass(frozen=True)
 class ImageConfig(Config):
@@ -125,6 +128,8 @@ class ImageConfig(Config):
     """Orders of generation, see `arjax.orderings`; "any" for one network that serves all of them."""
     by_class: bool = False
     """Whether the model is conditioned on the class."""
+
+    tiny: ClassVar[dict[str, Any]] = {"orders": ("zigzag", ANY)}
 
 
 RUNS = Path("runs/transformer")
@@ -159,7 +164,8 @@ VARIANTS: dict[str, tuple[str, TextConfig | ImageConfig]] = {
 
 def main(config: TextConfig | ImageConfig) -> dict[str, float]:
     """Trains or resumes, evaluates and draws. Returns nats by model: per character, or per image."""
-    config = common.shrunk(config, **config.tiny)
+    small = {"features": 8, "num_layers": 1, "num_heads": 2, "batch_size": 16, "steps": 2, "eval_every": 1}
+    config = common.shrunk(config, **small, **config.tiny)
     return text(config) if isinstance(config, TextConfig) else images(config)
 
 

@@ -51,6 +51,10 @@ CHECKS = {
     "cifar10 pixelcnn": check_scores,
     "cifar10 gated": check_scores,
     "cifar10 pixelcnnpp-small": check_scores,
+    "transformer text": check_scores,
+    "transformer digits": check_scores,
+    "order_agnostic": check_scores,
+    "pixelsnail digits-zigzag": check_scores,
     "receptive_fields": check_fields,
     "autoencoder": check_scores,
 }
@@ -59,7 +63,7 @@ CHECKS = {
 
 @pytest.fixture(scope="module")
 def data_dir(tmp_path_factory):
-    """Noise in the form of binarized MNIST, of CIFAR-10 in batches of 64, and of its partial set."""
+    """Noise in the form of binarized MNIST, of CIFAR-10 in batches of 64, its partial set and Tiny Shakespeare."""
     rng, folder = np.random.default_rng(0), tmp_path_factory.mktemp("data")
     for split in ("train", "valid", "test"):
         rows = rng.integers(0, 2, (64, 784))
@@ -74,6 +78,7 @@ def data_dir(tmp_path_factory):
     for i in range(4):
         sprite = Image.fromarray(rng.integers(0, 256, (1000, 1024, 3), np.uint8))
         sprite.save(folder / f"cifar10_batch_{i}.png", compress_level=0)
+    (folder / "input.txt").write_text("To be, or not to be, that is the question.\n" * 100)
     (folder / "labels_0000-3999.txt").write_text("".join(f"{i % 10}\n" for i in range(4000)))
     return folder
 
