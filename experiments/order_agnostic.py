@@ -4,7 +4,7 @@ Command: python -m experiments.order_agnostic   (not yet timed)
 
 A conditional sees what comes before it. In raster order the pixels of an upper half are drawn in ignorance of
 the lower half that is given; a network trained over random orders takes the order in which the known pixels come
-first, so that every pixel drawn sees all evidence. On the test digits, nats of the hidden part given the known one:
+first, so that every pixel drawn sees all evidence. On the test digits, nats of the hidden part given the rest:
 
     hidden          raster    any order
     upper half           not yet measured
