@@ -46,7 +46,7 @@ def patterns(length: int) -> dict[str, Any]:
 
 def main(argv: list[str]) -> None:
     """Runs the command line `argv`."""
-    options = common.parser(__doc__, common.MODELS, batches=[16])
+    options = common.parser(__doc__, [], batches=[16])
     options.add_argument("--lengths", nargs="+", type=int, default=[256, 1024, 4096], metavar="LENGTH")
     options.add_argument("--features", type=int, default=128, help="channels of the two layers (default: 128)")
     options.add_argument("--picture", type=Path, help="a PNG with a curve for each pattern")

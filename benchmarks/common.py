@@ -45,10 +45,11 @@ Row = dict[str, Any]
 
 
 def parser(doc: str | None, models: Iterable[str], batches: list[int]) -> argparse.ArgumentParser:
-    """The command line of every benchmark: `models` to choose from, and the default of `--batches`."""
+    """The command line of every benchmark: `models` to choose from, if any, and the default of `--batches`."""
     formatter = argparse.RawDescriptionHelpFormatter
     options = argparse.ArgumentParser(description=doc, formatter_class=formatter)
-    options.add_argument("--models", nargs="+", choices=tuple(models), default=["gated_pixelcnn", "made"])
+    if names := tuple(models):
+        options.add_argument("--models", nargs="+", choices=names, default=["gated_pixelcnn", "made"])
     options.add_argument("--batches", nargs="+", type=_positive, default=batches, metavar="SIZE")
     options.add_argument("--device", metavar="PLATFORM", help="such as cpu or gpu (default: JAX's choice)")
     options.add_argument("--seconds", type=float, default=2.0, help="to repeat each program for (default: 2)")

@@ -53,13 +53,13 @@ class Config:
     """Blocks."""
     dropout: float = 0.1
     """Rate of dropout."""
-    learning_rate: float = 2e-3
+    learning_rate: float = 1e-3
     """Peak of AdamW's warm-up and cosine schedule."""
     batch_size: int = 50
     """Examples per step."""
-    steps: int = 3000
+    steps: int = 1600
     """Updates of the network for any order; half as many in raster order, which overfits sooner."""
-    eval_every: int = 250
+    eval_every: int = 200
     """Steps between evaluations on the validation set."""
     count: int = 4
     """Completions of each hidden part by each network."""

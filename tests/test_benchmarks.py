@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from arjax import sample_from_noise
-from benchmarks import common, sampling, training
+from benchmarks import attention, common, sampling, training
 
 ROW = {
     *("model", "batch", "method", "seconds", "compile_seconds", "over_naive", "over_forward"),
@@ -100,9 +100,24 @@ def test_training(capsys, dtype):
     assert "device_peak_bytes" in row
 
 
+def test_attention(capsys, tmp_path, monkeypatch):
+    monkeypatch.setattr(attention, "STEPS", 16)
+    picture = tmp_path / "curve.png"
+    argv = ["--lengths", "16", "--batches", "2", "--features", "8", "--seconds", "0", "--picture", str(picture)]
+    attention.main(argv)
+    *table, last = capsys.readouterr().out.splitlines()
+    rows = json.loads(last)["rows"]
+    assert [row["pattern"] for row in rows] == ["itself", "dense", "local", "strided", "fixed"]
+    assert len(table) == 1 + len(rows)
+    assert rows[0]["attention"] == 0
+    assert all(row["seconds_per_step"] > 0 for row in rows)
+    assert picture.stat().st_size > 1000
+
+
 @pytest.mark.parametrize(
     ("main", "argv", "message"),
     [
+        (attention.main, ["--lengths", "8"], "argument --lengths: 256 or more are wanted, got 8"),
         (sampling.main, ["--models", "nade"], "argument --models: invalid choice: 'nade'"),
         (sampling.main, ["--methods", "fast"], "argument --methods: invalid choice: 'fast'"),
         (sampling.main, ["--batches", "0"], "argument --batches: integers of 1 or more are wanted, got '0'"),
