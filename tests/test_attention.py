@@ -98,8 +98,9 @@ def test_the_first_position_of_strict_attention_sees_nothing():
 
 @pytest.mark.parametrize("strict", [False, True])
 @pytest.mark.parametrize("pattern", PATTERNS, ids=str)
-def test_incremental_attention(pattern, strict):
+def test_incremental_attention(pattern, strict, monkeypatch):
     """A prefix at once, then chunks and single positions, past several turns of a local ring."""
+    monkeypatch.setattr(attention, "CHUNK", 30)
     length = 75
     layer = Attention(length, pattern, strict=strict)
     x = [floats(2, length, 3) for _ in range(3)]
@@ -158,6 +159,14 @@ def test_a_block_holds_what_its_pattern_reaches():
 
 
 ORDERED = {
+    "colours": lambda order: Transformer(
+        (2, 2, 3),
+        Categorical(3),
+        features=8,
+        num_layers=1,
+        num_heads=2,
+        ordering=flat(orderings.colours(np.array(order[:4]).argsort().argsort().reshape(2, 2), 3)),
+    ),
     "tokens": lambda order: Transformer(
         (4, 5),
         Categorical(3),

@@ -114,8 +114,10 @@ class Transformer(nn.Module):
         values = nn.Dense(d, dtype=self.dtype) if self.channels else Embedding(self.output.levels, d, self.dtype)
         self.embedding: nn.Module = values
         if self.positions == "learned":
-            shape = (2, sum(self.places), d)
-            self.place_embeddings = self.param("places", small, shape)
+            even = nn.initializers.normal(
+                1 / math.sqrt(2 * len(self.places))
+            )  # a sum as large as a value's vector
+            self.place_embeddings = self.param("places", even, (2, sum(self.places), d))
         if self.conditioning is not None:
             self.projection = nn.Dense(
                 d, use_bias=False, kernel_init=nn.initializers.normal(0.05), dtype=self.dtype
