@@ -81,6 +81,21 @@ def test_parallel_attention(pattern, strict, monkeypatch):
     assert np.isfinite(in_chunks[1]).all()
 
 
+@pytest.mark.parametrize("pattern", PATTERNS, ids=str)
+def test_gradients_of_attention(pattern):
+    """Those of a plain softmax, also where a single key is seen or one weight is all."""
+    layer, x = Attention(12, pattern), [10 * floats(2, 12, 3), floats(2, 12, 3), floats(2, 12, 3)]
+    mask = seen(pattern, 12).T
+
+    def plain(q, k, v):
+        scores = jnp.einsum("btk,bnk->btn", q, k) / math.sqrt(3)
+        return (jax.nn.softmax(jnp.where(mask[None], scores, -1e30)) @ v * weights).sum()
+
+    weights = floats(2, 12, 3)
+    grads = jax.grad(lambda q, k, v: (layer.apply({}, q, k, v) * weights).sum(), argnums=(0, 1, 2))(*x)
+    chex.assert_trees_all_close(grads, jax.grad(plain, argnums=(0, 1, 2))(*x), atol=1e-4)
+
+
 def test_shared_keys_and_values():
     q, k, v = floats(2, 9, 6), floats(2, 9, 3), floats(2, 9, 2)
     alone = [Attention(9).apply({}, q[..., i : i + 3], k, v) for i in (0, 3)]

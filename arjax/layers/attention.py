@@ -224,7 +224,8 @@ def attend(queries: Array, parts: list[tuple[Array, Array, Array]]) -> Array:
     scores = jnp.concatenate([product("bgtk,bnk->bgtn", queries, keys) for keys, _, _ in parts], -1)
     scores = jnp.where(mask, scores, jnp.finfo(jnp.float32).min / 2)
     weights = jnp.where(mask, jnp.exp(scores - jax.lax.stop_gradient(scores.max(-1, keepdims=True))), 0)
-    total = jnp.maximum(weights.sum(-1, keepdims=True), 1)  # the largest weight is 1, unless nothing is seen
+    total = weights.sum(-1, keepdims=True)
+    total = jnp.where(total > 0, total, 1)  # not `maximum(total, 1)`, which halves the gradient where one is seen
     ends = list(itertools.accumulate(values.shape[-2] for _, values, _ in parts))[:-1]
     y = sum(
         product("bgtn,bnv->bgtv", weight.astype(values.dtype), values)
