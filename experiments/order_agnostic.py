@@ -53,7 +53,7 @@ class Config:
     """Blocks."""
     dropout: float = 0.1
     """Rate of dropout."""
-    learning_rate: float = 1e-3
+    learning_rate: float = 2e-3
     """Peak of AdamW's warm-up and cosine schedule."""
     batch_size: int = 50
     """Examples per step."""

@@ -58,13 +58,13 @@ class Config:
     """Rate of dropout."""
     by_class: bool = True
     """Whether the model is conditioned on the class."""
-    learning_rate: float = 1e-3
+    learning_rate: float = 2e-3
     """Peak of AdamW's warm-up and cosine schedule; in the paper's setting the first rate of Adam."""
     decay: float | None = None
     """Factor of the learning rate at each step, as in the authors' code; None for the cosine."""
     batch_size: int = 50
     """Examples per step."""
-    steps: int = 800
+    steps: int = 600
     """Updates."""
     eval_every: int = 100
     """Steps between evaluations on the validation set."""
@@ -112,6 +112,7 @@ VARIANTS = {
             num_mixtures=10,
             dropout=0.5,
             by_class=False,
+            learning_rate=1e-3,
             decay=0.999998,
             batch_size=64,
             steps=400_000,
