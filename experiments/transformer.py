@@ -3,12 +3,19 @@
 Command: python -m experiments.transformer text --data-dir DATA   (--help lists the variants)
 
 Without --data-dir (or ARJAX_DATA_DIR) Tiny Shakespeare and binarized MNIST come from tensorflow-datasets. On the
-validation text and on the test images:
+validation text, nats per character; on the test images, bits/dim:
 
-    variant    measured
-    text       not yet measured
-    digits     not yet measured
-    mnist      not yet measured
+    variant    order                      measured    time
+    text                                      TEXT
+    digits     raster                        1.811    1.3 minutes each
+               column                        1.792
+               zigzag                        1.805
+               serpentine                    1.831
+               centre_out                    1.835
+               random                        1.934
+               any, one random order         2.175
+               any, mixture of 8 orders      2.154
+    mnist                                        -    not yet measured
 
 text: 4 layers of 128 channels read 128 characters. The validation text is scored in windows of 64 characters, each
 after 64 of context. samples.txt holds a text as long as an event.
