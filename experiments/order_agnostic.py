@@ -1,15 +1,17 @@
 """One transformer for all orders completes images from any evidence, beside one that goes row by row.
 
-Command: python -m experiments.order_agnostic   (not yet timed)
+Command: python -m experiments.order_agnostic   (about 15 minutes on 2 CPU cores)
 
 A conditional sees what comes before it. In raster order the pixels of an upper half are drawn in ignorance of
 the lower half that is given; a network trained over random orders takes the order in which the known pixels come
 first, so that every pixel drawn sees all evidence. On the test digits, nats of the hidden part given the rest:
 
     hidden          raster    any order
-    upper half           not yet measured
-    centre               not yet measured
-    lower half           not yet measured
+    upper half       43.72        41.87
+    centre           31.79        30.53
+    lower half       38.11        39.86
+
+The lower half is the one that raster order sees all evidence of, and there the specialist wins.
 
 In raster order that number is of the density that its completions follow: the product of the conditionals of the
 hidden pixels. completions.png has a row for each digit: of each hidden part the image without it (blue), four
