@@ -10,9 +10,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import arjax
 from arjax.data import Dataset, files
-from arjax.distributions import Bernoulli
-from arjax.models import Histogram
+from arjax.distributions import Bernoulli, Categorical
+from arjax.layers.conditioning import Upsampling
+from arjax.models import Histogram, WaveNet
 from experiments import common, toys
 
 
@@ -53,6 +55,10 @@ CHECKS = {
     "cifar10 pixelcnnpp-small": check_scores,
     "receptive_fields": check_fields,
     "autoencoder": check_scores,
+    "char_rnn": check_scores,
+    "pixel_rnn_positions": check_scores,
+    "wavenet_speech": check_scores,
+    "wavenet_vocoder": check_scores,
 }
 """Experiments by name and variant, each with a check of what its `main` returns."""
 
@@ -147,6 +153,33 @@ def test_completions(tmp_path, monkeypatch):
             for completion in completions:
                 np.testing.assert_array_equal(completion[~mask], original[~mask])
     assert len(np.unique(rows[:, :, 1:6].reshape(150, -1), axis=0)) > 100, "completions differ"
+
+
+def test_a_series_of_the_wrong_length_is_refused():
+    model = WaveNet(
+        Categorical(8), (1, 2), features=2, gate_features=2, skip_features=2, conditioning=Upsampling(3, (2, 2))
+    )
+    x, frames = np.zeros((2, 16), np.int32), np.zeros((2, 5, 3), np.float32)
+    variables = jax.jit(model.init)(jax.random.key(0), x, frames[:, :4])
+    for call in (
+        lambda: arjax.log_prob(model, variables, x, frames),
+        lambda: arjax.sample(model, variables, jax.random.key(0), x.shape, frames),
+    ):
+        with pytest.raises(ValueError, match="^cond: a series for 16 positions is wanted, got one for 20$"):
+            call()
+
+
+def test_streams_are_samples():
+    model = WaveNet(
+        Categorical(8), (1, 2), features=2, gate_features=2, skip_features=2, conditioning=Upsampling(3, (2, 2))
+    )
+    frames = np.random.default_rng(0).random((2, 7, 3), np.float32)
+    padded = np.pad(frames, ((0, 0), (0, 2), (0, 0)))
+    variables = jax.jit(model.init)(jax.random.key(0), np.zeros((2, 36), np.int32), padded)
+    x = common.stream(model, variables, jax.random.key(1), (2, 26), frames, chunk=12, hop=4)
+    noise = [jax.random.uniform(jax.random.fold_in(jax.random.key(1), k), (2, 12)) for k in (0, 12, 24)]
+    whole = arjax.sample_from_noise(model, variables, np.concatenate(noise, 1), padded)
+    np.testing.assert_array_equal(x, whole[:, :26])
 
 
 def test_one_of_each():
