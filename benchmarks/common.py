@@ -16,7 +16,7 @@ import jax
 from jax import Array
 
 from arjax.distributions import Bernoulli, Categorical
-from arjax.models import MADE, GatedPixelCNN, Histogram, PixelCNN, PixelCNNPP
+from arjax.models import MADE, DiagonalBiLSTM, GatedPixelCNN, Histogram, PixelCNN, PixelCNNPP, PixelRNN, RowLSTM
 
 try:
     from tqdm import tqdm
@@ -32,6 +32,8 @@ MODELS: dict[str, tuple[Any, tuple[int, ...]]] = {
     "pixelcnn": (PixelCNN(), IMAGE),
     "pixelcnnpp": (PixelCNNPP(features=64), COLOUR),
     "pixelcnnpp_160": (PixelCNNPP(), COLOUR),
+    "row_lstm": (PixelRNN(layer=RowLSTM), IMAGE),
+    "diagonal_bilstm": (PixelRNN(layer=DiagonalBiLSTM), IMAGE),
     "made": (MADE((784,)), (784,)),
     "made_wide": (MADE((784,), hidden=(8000,)), (784,)),
     "histogram": (Histogram(IMAGE, Bernoulli(), kernel_init=nn.initializers.normal(1.0)), IMAGE),

@@ -9,7 +9,17 @@ import numpy as np
 
 from arjax.distributions import Bernoulli, Categorical, DiscretizedLogisticMixture
 from arjax.layers import Classes, Deconvolution, Map, Vector
-from arjax.models import MADE, ChainRule, GatedPixelCNN, Histogram, PixelCNN, PixelCNNPP
+from arjax.models import (
+    MADE,
+    ChainRule,
+    DiagonalBiLSTM,
+    GatedPixelCNN,
+    Histogram,
+    PixelCNN,
+    PixelCNNPP,
+    PixelRNN,
+    RowLSTM,
+)
 from experiments.own_network import MyNetwork
 
 
@@ -23,6 +33,10 @@ def floats(*shape):
 
 def gated_pixelcnn(output, *, features=8, num_layers=3, **fields):
     return GatedPixelCNN(output, features=features, num_layers=num_layers, head_features=features, **fields)
+
+
+def pixelrnn(output, layer, num_layers, *, channels=1, **fields):
+    return PixelRNN(output, channels, 9, num_layers, layer, first_kernel_size=3, head_features=24, **fields)
 
 
 ORDER = (4, 1, 7, 0, 5, 2, 6, 3)
@@ -118,6 +132,18 @@ ZOO = {
         PixelCNNPP(DiscretizedLogisticMixture(2, levels=2), features=4, num_blocks=1, num_levels=1, dropout=0.0),
         integers(2, 4, 2, 2, 3),
         None,
+    ),
+    "pixelrnn_row": lambda: (pixelrnn(Bernoulli(), RowLSTM, 2), integers(2, 4, 3, 4, 1), None),
+    "pixelrnn_row_rgb": lambda: (
+        pixelrnn(Categorical(2), RowLSTM, 1, channels=3, conditioning=Classes(5)),
+        integers(2, 4, 2, 2, 3),
+        LABELS,
+    ),
+    "pixelrnn_diagonal": lambda: (pixelrnn(Bernoulli(), DiagonalBiLSTM, 1), integers(2, 4, 3, 4, 1), None),
+    "pixelrnn_diagonal_rgb": lambda: (
+        pixelrnn(Categorical(2), DiagonalBiLSTM, 2, channels=3, conditioning=Classes(5)),
+        integers(2, 4, 2, 2, 3),
+        LABELS,
     ),
     "own_network": lambda: (
         MyNetwork(Categorical(2), features=8, dilations=(1, 2, 4, 1, 2)),
