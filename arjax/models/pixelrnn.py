@@ -255,6 +255,8 @@ class PixelRNN(nn.Module):
 
     def setup(self):
         """Creates the layers."""
+        if self.num_layers < 1:
+            raise ValueError(f"num_layers of 1 or more are wanted, got {self.num_layers}")
         h, past, dtype = self.features, self.first_kernel_size // 2, self.dtype
         self.above = CausalConv(2 * h, (past, self.first_kernel_size), dtype=dtype)
         self.left = CausalConv(2 * h, (1, past), axis=2, use_bias=False, dtype=dtype)
