@@ -49,7 +49,7 @@ def parser(doc: str | None, models: Iterable[str], batches: list[int]) -> argpar
     formatter = argparse.RawDescriptionHelpFormatter
     options = argparse.ArgumentParser(description=doc, formatter_class=formatter)
     options.add_argument("--models", nargs="+", choices=tuple(models), default=["gated_pixelcnn", "made"])
-    options.add_argument("--batches", nargs="+", type=_positive, default=batches, metavar="SIZE")
+    options.add_argument("--batches", nargs="+", type=positive, default=batches, metavar="SIZE")
     options.add_argument("--device", metavar="PLATFORM", help="such as cpu or gpu (default: JAX's choice)")
     options.add_argument("--seconds", type=float, default=2.0, help="to repeat each program for (default: 2)")
     return options
@@ -139,7 +139,8 @@ def machine(device: jax.Device) -> Row:
     }
 
 
-def _positive(text: str) -> int:
+def positive(text: str) -> int:
+    """An argument that is an integer of 1 or more."""
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"integers of 1 or more are wanted, got {text!r}")
     return int(text)

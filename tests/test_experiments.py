@@ -52,6 +52,9 @@ CHECKS = {
     "cifar10 pixelcnn": check_scores,
     "cifar10 gated": check_scores,
     "cifar10 pixelcnnpp-small": check_scores,
+    "pixelrnn digits": check_scores,
+    "pixelrnn mnist-diagonal": check_scores,
+    "pixelrnn cifar10-row": check_scores,
     "receptive_fields": check_fields,
     "autoencoder": check_scores,
 }
