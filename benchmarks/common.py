@@ -16,7 +16,7 @@ import jax
 from jax import Array
 
 from arjax.distributions import Bernoulli, Categorical
-from arjax.models import MADE, GatedPixelCNN, Histogram, PixelCNN, PixelCNNPP
+from arjax.models import MADE, DiagonalBiLSTM, GatedPixelCNN, Histogram, PixelCNN, PixelCNNPP, PixelRNN, RowLSTM
 
 try:
     from tqdm import tqdm
@@ -32,6 +32,8 @@ MODELS: dict[str, tuple[Any, tuple[int, ...]]] = {
     "pixelcnn": (PixelCNN(), IMAGE),
     "pixelcnnpp": (PixelCNNPP(features=64), COLOUR),
     "pixelcnnpp_160": (PixelCNNPP(), COLOUR),
+    "row_lstm": (PixelRNN(layer=RowLSTM), IMAGE),
+    "diagonal_bilstm": (PixelRNN(layer=DiagonalBiLSTM), IMAGE),
     "made": (MADE((784,)), (784,)),
     "made_wide": (MADE((784,), hidden=(8000,)), (784,)),
     "histogram": (Histogram(IMAGE, Bernoulli(), kernel_init=nn.initializers.normal(1.0)), IMAGE),
@@ -47,7 +49,7 @@ def parser(doc: str | None, models: Iterable[str], batches: list[int]) -> argpar
     formatter = argparse.RawDescriptionHelpFormatter
     options = argparse.ArgumentParser(description=doc, formatter_class=formatter)
     options.add_argument("--models", nargs="+", choices=tuple(models), default=["gated_pixelcnn", "made"])
-    options.add_argument("--batches", nargs="+", type=_positive, default=batches, metavar="SIZE")
+    options.add_argument("--batches", nargs="+", type=positive, default=batches, metavar="SIZE")
     options.add_argument("--device", metavar="PLATFORM", help="such as cpu or gpu (default: JAX's choice)")
     options.add_argument("--seconds", type=float, default=2.0, help="to repeat each program for (default: 2)")
     return options
@@ -137,7 +139,8 @@ def machine(device: jax.Device) -> Row:
     }
 
 
-def _positive(text: str) -> int:
+def positive(text: str) -> int:
+    """An argument that is an integer of 1 or more."""
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"integers of 1 or more are wanted, got {text!r}")
     return int(text)

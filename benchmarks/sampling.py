@@ -21,8 +21,9 @@ which flatters the ratio to the naive sampler: quote figures from an idle one.
 
 Models: gated_pixelcnn (28x28, 8 layers of 64 channels, Bernoulli), gated_pixelcnn_256 (with 256 levels),
 gated_pixelcnn_rgb (32x32x3, 8 layers of 96 channels, 256 levels), pixelcnn (28x28, 7 blocks of 64, Bernoulli),
-pixelcnnpp and pixelcnnpp_160 (32x32x3, 5 blocks a stage of 64 and of 160 channels), made (784-500-784), made_wide
-(784-8000-784), histogram (28x28), tiny (16-16-16, a MADE for tests).
+pixelcnnpp and pixelcnnpp_160 (32x32x3, 5 blocks a stage of 64 and of 160 channels), row_lstm and diagonal_bilstm
+(28x28, PixelRNN with 7 layers of 16, Bernoulli), made (784-500-784), made_wide (784-8000-784), histogram (28x28),
+tiny (16-16-16, a MADE for tests).
 """
 
 import math

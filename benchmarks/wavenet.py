@@ -88,9 +88,7 @@ def measure(
         model = MODELS[name].clone(dtype=jnp.dtype(dtype))
         x = common.random_data(model, (length,), batch)
         variables = jax.tree.map(lambda param: 2 * param, model.init(jax.random.key(1), x[:, :2]))
-        sampler, compile_seconds = common.compiled(
-            jax.jit(partial(sample_from_noise, model)), variables, noise
-        )
+        sampler, compile_seconds = common.compiled(jax.jit(partial(sample_from_noise, model)), variables, noise)
         programs[name, "cached"] = partial(sampler, variables, noise)
         rows[name] = {"model": name, "batch": batch, "dtype": dtype, "compile_seconds": compile_seconds}
         teacher_forced = jax.jit(lambda v, x, model=model: model.output.quantile(model.apply(v, x), noise))

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from arjax import sample_from_noise
-from benchmarks import common, sampling, training
+from benchmarks import common, image_models, sampling, training
 
 ROW = {
     *("model", "batch", "method", "seconds", "compile_seconds", "over_naive", "over_forward"),
@@ -100,6 +100,27 @@ def test_training(capsys, dtype):
     assert "device_peak_bytes" in row
 
 
+def test_image_models(capsys, monkeypatch):
+    shapes = [
+        jax.eval_shape(model.init, jax.random.key(0), np.zeros((1, 8, 8, 1), np.int32))
+        for model in image_models.MODELS.values()
+    ]
+    sizes = [sum(leaf.size for leaf in jax.tree.leaves(tree)) for tree in shapes]
+    assert max(sizes) < 1.01 * min(sizes), "models of equal size"
+
+    load, small = image_models.data.load, image_models.MODELS["row_lstm"].clone(features=3, num_layers=1)
+    monkeypatch.setattr(image_models.data, "load", lambda *args: load(*args).take(slice(50)))
+    monkeypatch.setitem(image_models.MODELS, "row_lstm", small)
+    image_models.main(["--models", "row_lstm", "--epochs", "2", "--samples", "2"])
+    *table, last = capsys.readouterr().out.splitlines()
+    [row] = json.loads(last)["rows"]
+    assert len(table) == 2
+    assert (row["model"], row["epochs"]) == ("row_lstm", 2)
+    assert 1 <= row["best_epoch"] <= 2
+    assert 0 < row["bits_per_dim"] < np.log2(17) + 0.5
+    assert min(row["seconds_per_epoch"], row["sampling_seconds"]) > 0
+
+
 @pytest.mark.parametrize(
     ("main", "argv", "message"),
     [
@@ -107,6 +128,7 @@ def test_training(capsys, dtype):
         (sampling.main, ["--methods", "fast"], "argument --methods: invalid choice: 'fast'"),
         (sampling.main, ["--batches", "0"], "argument --batches: integers of 1 or more are wanted, got '0'"),
         (sampling.main, ["--device", "abacus"], "argument --device: no abacus here"),
+        (image_models.main, ["--epochs", "0"], "argument --epochs: integers of 1 or more are wanted, got '0'"),
         (training.main, ["--models", "histogram"], "argument --models: invalid choice: 'histogram'"),
     ],
 )

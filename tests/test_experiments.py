@@ -36,11 +36,12 @@ def check_scores(nats):
 
 
 def check_fields(shares):
-    assert list(shares) == ["PixelCNN", "Gated PixelCNN", "PixelCNN++", "MADE"]
+    names = ["PixelCNN", "Gated PixelCNN", "PixelCNN++", "Row LSTM", "Diagonal BiLSTM", "MADE"]
+    assert list(shares) == names
     for name, share in shares.items():
         assert share["never seen"] == pytest.approx(share["predicted"]), name
         assert share["seen"] + share["never seen"] == pytest.approx(1)
-        assert (share["never seen"] > 0) == (name == "PixelCNN")
+        assert (share["never seen"] > 0) == (name in ("PixelCNN", "Row LSTM"))
 
 
 CHECKS = {
@@ -53,6 +54,9 @@ CHECKS = {
     "cifar10 pixelcnn": check_scores,
     "cifar10 gated": check_scores,
     "cifar10 pixelcnnpp-small": check_scores,
+    "pixelrnn digits": check_scores,
+    "pixelrnn mnist-diagonal": check_scores,
+    "pixelrnn cifar10-row": check_scores,
     "receptive_fields": check_fields,
     "autoencoder": check_scores,
     "char_rnn": check_scores,

@@ -14,10 +14,13 @@ from arjax.models import (
     MADE,
     RNN,
     ChainRule,
+    DiagonalBiLSTM,
     GatedPixelCNN,
     Histogram,
     PixelCNN,
     PixelCNNPP,
+    PixelRNN,
+    RowLSTM,
     TemporalConv,
     WaveNet,
 )
@@ -38,6 +41,10 @@ def gated_pixelcnn(output, *, features=8, num_layers=3, **fields):
 
 def wavenet(output, *, dilations=(1, 2, 4), **fields):
     return WaveNet(output, dilations, features=6, gate_features=6, skip_features=8, **fields)
+
+
+def pixelrnn(output, layer, num_layers, *, channels=1, **fields):
+    return PixelRNN(output, channels, 9, num_layers, layer, first_kernel_size=3, head_features=24, **fields)
 
 
 ORDER = (4, 1, 7, 0, 5, 2, 6, 3)
@@ -166,6 +173,18 @@ ZOO = {
         RNN(Categorical(3), features=8, cell=nn.GRUCell, conditioning=Upsampling(2, (2,), learned=False)),
         integers(3, 4, 6),
         floats(4, 3, 2),
+    ),
+    "pixelrnn_row": lambda: (pixelrnn(Bernoulli(), RowLSTM, 2), integers(2, 4, 3, 4, 1), None),
+    "pixelrnn_row_rgb": lambda: (
+        pixelrnn(Categorical(2), RowLSTM, 1, channels=3, conditioning=Classes(5)),
+        integers(2, 4, 2, 2, 3),
+        LABELS,
+    ),
+    "pixelrnn_diagonal": lambda: (pixelrnn(Bernoulli(), DiagonalBiLSTM, 1), integers(2, 4, 3, 4, 1), None),
+    "pixelrnn_diagonal_rgb": lambda: (
+        pixelrnn(Categorical(2), DiagonalBiLSTM, 2, channels=3, conditioning=Classes(5)),
+        integers(2, 4, 2, 2, 3),
+        LABELS,
     ),
     "own_network": lambda: (
         MyNetwork(Categorical(2), features=8, dilations=(1, 2, 4, 1, 2)),

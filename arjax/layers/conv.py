@@ -119,9 +119,7 @@ def causal_conv(
         # Sliced before the loop of a sampler: in it, each slice would be a copy at every step.
         present = once(module, "present", lambda: kernel[-1])
         past = once(module, "past", lambda: kernel[:-1].reshape(-1, kernel.shape[-1]))
-        before = from_before(
-            module, x, kernel.shape[0], dilation, lambda taps: jnp.concatenate(taps, -1) @ past
-        )
+        before = from_before(module, x, kernel.shape[0], dilation, lambda taps: jnp.concatenate(taps, -1) @ past)
         return x @ present + before
     if x.ndim == 3 or axis == 2 or dilation > 1:
         return matmul(x, kernel)
