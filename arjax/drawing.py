@@ -67,3 +67,16 @@ def check_draw(output: Any, temperature: ArrayLike, top_p: ArrayLike | None) -> 
     if not isinstance(top_p, jax.core.Tracer) and not 0 < np.asarray(top_p) <= 1:
         raise ValueError(f"a top_p above 0 and at most 1 is wanted, got {top_p}")
     return jnp.asarray(temperature, jnp.float32), jnp.asarray(top_p, jnp.float32)
+
+
+def draw_colours(colours: Callable[[Array], Array], draw: Draw, plan: Plan, absent: int) -> Array:
+    """Pixels channel by channel, where `colours(pixels)` are the parameters of each channel given those before it.
+
+    What is not yet drawn is `absent`. Int32 of the plan's shape, the last axis of which is that of the channels.
+    """
+    pixels = jnp.full(plan.noise.shape, absent, jnp.int32)
+    for channel in range(pixels.shape[-1]):
+        params = colours(pixels)[..., channel, :]
+        drawn = draw(params, plan.map(lambda array, i=channel: array[..., i]))
+        pixels = pixels.at[..., channel].set(drawn)
+    return pixels

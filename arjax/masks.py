@@ -53,18 +53,34 @@ def convolution(
     return mask.reshape(rows, columns, in_features, out_features)
 
 
-def attention(ranks, *, strict: bool = False):
-    """Every earlier position in the order, and the present one unless `strict`. Shape `(n, n)`: key, query."""
-    return connect(ranks.ravel(), ranks.ravel(), strict=strict)
+def attention(keys, queries=None, *, strict: bool = False):
+    """Every earlier position in the order, and the present one unless `strict`. Shape `(keys, queries)`.
+
+    In this and the following masks both are ranks; `queries` are those of the keys unless given.
+    """
+    keys, queries = _flat(keys, queries)
+    return connect(keys, queries, strict=strict)
 
 
-def local_attention(ranks, window: int, *, strict: bool = False):
-    """The `window` latest positions of `attention`, the present one included. Shape `(n, n)`: key, query."""
-    ranks = ranks.ravel()
-    return attention(ranks, strict=strict) & (ranks[None] - ranks[:, None] < window)
+def local_attention(keys, window: int, queries=None, *, strict: bool = False):
+    """The `window` latest positions of `attention`, the present one included. Shape `(keys, queries)`."""
+    keys, queries = _flat(keys, queries)
+    return attention(keys, queries, strict=strict) & (queries[None] - keys[:, None] < window)
 
 
-def strided_attention(ranks, stride: int, *, strict: bool = False):
-    """Every `stride`-th position back from the present one (Child et al., 2019). Shape `(n, n)`: key, query."""
-    ranks = ranks.ravel()
-    return attention(ranks, strict=strict) & ((ranks[None] - ranks[:, None]) % stride == 0)
+def strided_attention(keys, stride: int, queries=None, *, strict: bool = False):
+    """Every `stride`-th position back from the present one (Child et al., 2019). Shape `(keys, queries)`."""
+    keys, queries = _flat(keys, queries)
+    return attention(keys, queries, strict=strict) & ((queries[None] - keys[:, None]) % stride == 0)
+
+
+def fixed_attention(keys, stride: int, summaries: int = 1, queries=None, *, strict: bool = False):
+    """The present block of `stride`, the last `summaries` of all earlier ones (Child). Shape `(keys, queries)`."""
+    keys, queries = _flat(keys, queries)
+    own = keys[:, None] // stride == queries[None] // stride
+    return attention(keys, queries, strict=strict) & (own | (keys % stride >= stride - summaries)[:, None])
+
+
+def _flat(keys, queries):
+    keys = keys.ravel()
+    return keys, keys if queries is None else queries.ravel()

@@ -6,6 +6,7 @@ compile-time constants.
 """
 
 import math
+from collections.abc import Sequence
 
 import jax
 import numpy as np
@@ -35,6 +36,12 @@ def zigzag(shape: tuple[int, int]) -> np.ndarray:
     return _ranks_of(rows + columns, rows)
 
 
+def centre_out(shape: tuple[int, int]) -> np.ndarray:
+    """From the centre outwards, by distance, those at the same one in raster order. Ranks `(height, width)`."""
+    rows, columns = (2 * index - size + 1 for index, size in zip(np.indices(shape), shape, strict=True))
+    return _ranks_of(rows**2 + columns**2)
+
+
 def subscale(shape: tuple[int, int], factor: int) -> np.ndarray:
     """Interleaved slices of every `factor`-th row and column, slice after slice (Menick and Kalchbrenner, 2018).
 
@@ -50,6 +57,35 @@ def subscale(shape: tuple[int, int], factor: int) -> np.ndarray:
 def random(key: Array, shape: tuple[int, ...]) -> Int[Array, "..."]:
     """A uniformly random order, as a traceable function of a PRNG key. Ranks of shape `shape`."""
     return jax.random.permutation(key, math.prod(shape)).reshape(shape)
+
+
+def colours(ranks, channels: int):
+    """Pixel by pixel in the order of `ranks`, channel by channel within. Ranks of shape `(*shape, channels)`."""
+    return ranks[..., None] * channels + np.arange(channels).reshape((1,) * ranks.ndim + (-1,))
+
+
+def known_first(known: np.ndarray, ranks: np.ndarray) -> np.ndarray:
+    """The positions where the boolean `known` holds, then all others, both in the order of `ranks`.
+
+    A completion in this order sees all its evidence. Ranks of the shape of `ranks`.
+    """
+    return _ranks_of(~np.asarray(known), np.asarray(ranks))
+
+
+def neighbours(ranks: np.ndarray, offsets: Sequence[tuple[int, int]]) -> np.ndarray:
+    """The steps at which the pixels at `offsets` (rows, columns) from each one are generated, if not after it.
+
+    By the step at which the pixel itself is generated: `[t, k] <= t`, or n where that pixel comes later or lies
+    outside of the image. `ranks` are `(height, width)`. Shape `(n, len(offsets))`.
+    """
+    n = ranks.size
+    rows, columns = (index.ravel()[inverse(ranks)] for index in np.indices(ranks.shape))
+    table = np.full((n, len(offsets)), n)
+    for k, (down, right) in enumerate(offsets):
+        r, c = rows + down, columns + right
+        inside = (r >= 0) & (r < ranks.shape[0]) & (c >= 0) & (c < ranks.shape[1])
+        table[inside, k] = ranks[r[inside], c[inside]]
+    return np.where(table <= np.arange(n)[:, None], table, n)
 
 
 def inverse(ranks):

@@ -15,7 +15,7 @@ from jax import Array, lax
 from jax.typing import ArrayLike
 
 from arjax import orderings, streaming
-from arjax.drawing import Draw, Plan, check_draw
+from arjax.drawing import Draw, Plan, check_draw, draw_colours
 from arjax.layers.conditioning import check_labels
 from arjax.layers.incremental import ABSENT, merge
 
@@ -96,13 +96,10 @@ def _naive(model, variables, plan, cond, draw, steps=None):
     An image's position is a pixel; only what depends on its earlier channels is evaluated for each channel.
     """
     x = jnp.zeros(plan.noise.shape, jnp.int32)
-    positions = x.shape[1:-1] if hasattr(model, "vertical") else x.shape[1:]
-    size = math.prod(positions)
-    ranks = model.apply(variables, method="ranks") if hasattr(model, "ranks") else jnp.arange(size)
-    order = jnp.asarray(orderings.inverse(ranks))
+    order, channels = _order(model, variables, x.shape[1:])
 
     def flat(array):
-        return array.reshape(array.shape[0], size, *array.shape[1 + len(positions) :])
+        return array.reshape(array.shape[0], order.size, *channels, *array.shape[plan.noise.ndim :])
 
     def draw_position(i, params, x, part=()):
         drawn = draw(flat(params)[:, i, *part], plan.map(lambda array: flat(array)[:, i, *part]))
@@ -118,11 +115,21 @@ def _naive(model, variables, plan, cond, draw, steps=None):
     def position(t, x):
         return draw_position(order[t], model.apply(variables, x, cond), x)
 
-    body = pixel if hasattr(model, "vertical") else position
-    return lax.fori_loop(0, size if steps is None else steps, body, x), size
+    body = pixel if channels else position
+    return lax.fori_loop(0, order.size if steps is None else steps, body, x), order.size
+
+
+def _order(model, variables, event):
+    """The positions in the order of generation, and the channels of each, `()` unless positions are pixels."""
+    channels = event[-1:] if getattr(model, "channels", None) else ()
+    ranks = model.apply(variables, method="ranks") if hasattr(model, "ranks") else jnp.arange(math.prod(event))
+    per_position = math.prod(channels)
+    return jnp.asarray(orderings.inverse(ranks))[::per_position] // per_position, channels
 
 
 def _features(model, x, cond):
+    if not hasattr(model, "vertical"):
+        return model.joint(x, cond)
     return model.horizontal(x, model.vertical(x, model.condition(cond)))
 
 
@@ -149,8 +156,11 @@ def _cached(model, variables, plan, cond, draw):
     _, updates = jax.eval_shape(partial(model.apply, mutable=["cache"]), variables, x, cond)
     if not jax.tree.leaves(updates):
         return _naive(model, variables, plan, cond, draw)
-    state = streaming.empty_state(model, variables, len(x), cond)
-    return streaming.draw_chunk(model, variables, state, plan, cond, draw)[1], 1
+    order, channels = _order(model, variables, x.shape[1:])
+    state = streaming.empty_state(model, variables, len(x), cond, channels)
+    plan = plan.map(lambda array: array.reshape(len(x), order.size, *channels)[:, order])
+    _, drawn = streaming.draw_chunk(model, variables, state, plan, cond, draw)
+    return drawn[:, jnp.argsort(order)].reshape(x.shape), 1
 
 
 def _cached_image(model, variables, plan, cond, draw):
@@ -251,12 +261,14 @@ def _next_pixels(model, variables, phase, period, slices, plan, draw):
 def _next_pixel(model, variables, cache, pixel, links, plan, draw, static):
     mutable = ["cache", "present"]
     features, state = model.apply(variables | cache, pixel, links, method="horizontal", mutable=mutable, **static)
-    pixel = jnp.full_like(pixel, ABSENT)
     before = state
-    for channel in range(pixel.shape[-1]):
+
+    def colours(pixel):
+        nonlocal state
         params, state = model.apply(variables | before, features, pixel, method="colours", mutable=mutable)
-        drawn = draw(params[..., channel, :], plan.map(lambda array, i=channel: array[..., i]))
-        pixel = pixel.at[..., channel].set(drawn)
+        return params
+
+    pixel = draw_colours(colours, draw, plan, ABSENT)
     present = {"present": state.pop("present", {})}
     return pixel, state, present
 

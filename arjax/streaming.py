@@ -15,7 +15,7 @@ from jax import Array, lax
 from jax.typing import ArrayLike
 from jaxtyping import Float, Int, Int32
 
-from arjax.drawing import Draw, Plan, check_draw
+from arjax.drawing import Draw, Plan, check_draw, draw_colours
 from arjax.layers.conditioning import check_labels
 from arjax.layers.incremental import ABSENT, BLOCK, commit, merge
 from arjax.likelihood import check_data
@@ -25,11 +25,11 @@ class State(NamedTuple):
     """What a model of sequences remembers.
 
     Attributes:
-        last: the last position, `Int32[b, 1]`; -1 before the first one.
+        last: the last position, `Int32[b, 1]`, of pixels `Int32[b, 1, c]`; -1 before the first one.
         cache: the memory of the layers, with the collection's name.
     """
 
-    last: Int32[Array, "b 1"]
+    last: Int32[Array, "b 1 ..."]
     cache: dict[str, Any]
 
 
@@ -51,6 +51,7 @@ def start(model: Any, variables: Any, prompt: Int[ArrayLike, "b t"], cond: Any =
         raise ValueError(f"a prompt of shape (batch, length) is wanted, got {prompt.shape}")
     check_data(prompt, model.output.levels)
     check_labels(model, cond)
+    _check_room(model, 0, prompt.shape[1])
     return _start(model, variables, prompt.astype(jnp.int32), cond)
 
 
@@ -78,19 +79,21 @@ def extend(
         top_p: draw from the most probable levels alone whose probabilities sum to this; None for all.
 
     Raises:
-        ValueError: shapes do not fit, or as `arjax.sample_from_noise`.
+        ValueError: shapes do not fit, the model has events of a fixed size and this goes past their end, or as
+            `arjax.sample_from_noise`.
     """
     if noise.ndim != 2 or noise.shape[0] != state.last.shape[0] or noise.shape[1] == 0:
         raise ValueError(
             f"noise of shape ({state.last.shape[0]}, length of 1 or more) is wanted, got {noise.shape}"
         )
     check_labels(model, cond)
+    _check_room(model, state.cache.get("cache", {}).get("counted"), noise.shape[1])
     return _extend(model, variables, state, Plan(noise), cond, *check_draw(model.output, temperature, top_p))
 
 
-def empty_state(model: Any, variables: Any, batch: int, cond: Any = None) -> State:
-    """The state before the first position."""
-    last = jnp.full((batch, 1), ABSENT, jnp.int32)
+def empty_state(model: Any, variables: Any, batch: int, cond: Any = None, channels: tuple[int, ...] = ()) -> State:
+    """The state before the first position, which has so many `channels` if it is a pixel."""
+    last = jnp.full((batch, 1, *channels), ABSENT, jnp.int32)
 
     def slices(last, cond):
         context, updates = _condition(model, variables, cond)
@@ -110,9 +113,13 @@ def conditionals(model: Any, variables: Any, x: Array, context: Any, **options: 
 
 def draw_chunk(
     model: Any, variables: Any, state: State, plan: Plan, cond: Any, draw: Draw
-) -> tuple[State, Int32[Array, "b t"]]:
-    """`extend` for any plan: nested scans over blocks of positions and the positions of a block."""
-    batch, length = plan.noise.shape
+) -> tuple[State, Int32[Array, "b t ..."]]:
+    """`extend` for any plan: nested scans over blocks of positions and the positions of a block.
+
+    Of a plan `(batch, length, channels)` the positions are pixels, whose channels are drawn one after the other
+    from what `model.colours` makes of the joint parameters.
+    """
+    batch, length, *channels = plan.noise.shape
     context, updates = _condition(model, variables | state.cache, cond)
     cache = merge(state.cache, updates)
     leaves, structure = jax.tree.flatten((context, plan))
@@ -123,25 +130,34 @@ def draw_chunk(
         own = iter(slices)
         return jax.tree.unflatten(structure, [next(own) if leaf.shape[1] == length else leaf for leaf in leaves])
 
-    def next_position(carry, slices):
+    def draw_position(params, plan):
+        if not channels:
+            return draw(params, plan)
+        return draw_colours(lambda x: model.apply(variables, params, x, method="colours"), draw, plan, ABSENT)
+
+    def next_position(past, carry, slices):
         last, memory = carry
         slices, before = jax.tree.map(lambda leaf: leaf[:, None], slices)
         context, plan = at(slices)
-        mutable = ["cache", "present"]
-        params, memory = conditionals(model, variables | memory | before, last, context, mutable=mutable)
+        mutable = ["cache", "block", "present"]
+        params, memory = conditionals(model, variables | past | memory | before, last, context, mutable=mutable)
         present = memory.pop("present", {})
-        last = draw(params, plan)
+        last = draw_position(params, plan)
         return (last, memory), jax.tree.map(lambda leaf: leaf[:, 0], (last, present))
 
     def next_block(carry, slices):
         last, cache = carry
         context, plan = at(slices)
         nothing = jnp.full(plan.noise.shape, ABSENT, jnp.int32)
-        _, block = conditionals(model, variables | cache, nothing, context, mutable=["cache", "before"])
+        _, block = conditionals(model, variables | cache, nothing, context, mutable=["cache", "before", "past"])
+        past = {"past": block.get("past", {})}
         by_position = jax.tree.map(_swapped, (slices, {"before": block.get("before", {})}))
         first = jax.tree.map(lambda leaf: leaf[0], by_position)
-        (_, touched), _ = jax.eval_shape(next_position, (last, {}), first)
-        (last, memory), left = lax.scan(next_position, (last, _part(cache, touched)), by_position)
+        (_, touched), _ = jax.eval_shape(partial(next_position, past), (last, {}), first)
+        own = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), {"block": touched.pop("block", {})})
+        memory = merge(_part(cache, touched), own)
+        (last, memory), left = lax.scan(partial(next_position, past), (last, memory), by_position)
+        del memory["block"]
         xs, present = jax.tree.map(_swapped, left)
         return (last, {"cache": commit(merge(cache, memory).get("cache", {}), present)}), xs
 
@@ -154,7 +170,7 @@ def draw_chunk(
     if whole:
         blocks = [leaf[:, :whole].reshape(leaf.shape[0], -1, BLOCK, *leaf.shape[2:]) for leaf in series]
         carry, xs = lax.scan(next_block, carry, list(map(_swapped, blocks)))
-        chunks.append(_swapped(xs).reshape(batch, whole))
+        chunks.append(_swapped(xs).reshape(batch, whole, *channels))
     if whole < length:
         carry, xs = next_block(carry, [leaf[:, whole:] for leaf in series])
         chunks.append(xs)
@@ -178,6 +194,15 @@ def _start(model, variables, prompt, cond):
 @partial(jax.jit, static_argnames="model")
 def _extend(model, variables, state, plan, cond, temperature, top_p):
     return draw_chunk(model, variables, state, plan, cond, Draw(model.output, temperature, top_p))
+
+
+def _check_room(model: Any, taken: Any, more: int) -> None:
+    """Raises `ValueError` if so many `more` positions do not fit an event of which `taken` are known."""
+    size = getattr(model, "size", None)
+    if size is None or taken is None or isinstance(taken, jax.core.Tracer):
+        return
+    if int(taken) + more > size:
+        raise ValueError(f"an event has {size} positions, got {int(taken)} and {more} more")
 
 
 def _condition(model: Any, variables: Any, cond: Any) -> tuple[Any, dict[str, Any]]:

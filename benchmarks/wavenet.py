@@ -2,9 +2,9 @@
 
     python -m benchmarks.wavenet --batches 1 16 --device cpu
 
-30 layers (3 cycles of dilations 1 to 512), 64 residual, 64 gated and 256 skip channels, 256 levels, random weights;
---length positions per call, from the first one on. Times are the shortest of repeats in which all programs of
-a batch take turns; compilation has its own column.
+30 layers (3 cycles of dilations 1 to 512), 64 residual, 64 gated and 256 skip channels, 256 levels, random
+weights; --length positions per call, from the first one on. Times are the shortest of repeats in which all
+programs of a batch take turns; compilation has its own column.
 
 - `per_second`: samples of all sequences of the batch together.
 - `over_naive`: seconds of the naive sampler, one forward pass of the whole length for each position, / these
@@ -80,7 +80,7 @@ def measure(
     models: list[str], batch: int, dtype: str, length: int, naive_seconds: float, seconds: float
 ) -> list[common.Row]:
     """The rows of some models at one batch size; all programs take turns."""
-    programs: dict[tuple[str, str], Callable[[], Any]] = {}
+    programs: dict[str, Callable[[], Any]] = {}
     rows: dict[str, common.Row] = {}
     noise = jax.random.uniform(jax.random.key(0), (batch, length))
     checks = {}
@@ -89,28 +89,28 @@ def measure(
         x = common.random_data(model, (length,), batch)
         variables = jax.tree.map(lambda param: 2 * param, model.init(jax.random.key(1), x[:, :2]))
         sampler, compile_seconds = common.compiled(jax.jit(partial(sample_from_noise, model)), variables, noise)
-        programs[name, "cached"] = partial(sampler, variables, noise)
+        programs[f"{name} cached"] = partial(sampler, variables, noise)
         rows[name] = {"model": name, "batch": batch, "dtype": dtype, "compile_seconds": compile_seconds}
         teacher_forced = jax.jit(lambda v, x, model=model: model.output.quantile(model.apply(v, x), noise))
         checks[name] = partial(teacher_forced, variables)
         if name not in ("short", "long"):
             forward, _ = common.compiled(jax.jit(model.apply), variables, x)
-            programs[name, "forward"] = partial(forward, variables, x)
+            programs[f"{name} forward"] = partial(forward, variables, x)
             rows[name]["naive_seconds"] = _naive_seconds(model, variables, noise, naive_seconds)
     if batch == 1 and dtype == "float32" and importlib.util.find_spec(PEER):
-        programs["peer", "cached"] = partial(_generate, _peer(), PEER_LENGTH)
-    times, results = common.fewest_seconds(programs, seconds)  # type: ignore[arg-type, var-annotated]
+        programs["peer"] = partial(_generate, _peer(), PEER_LENGTH)
+    times, results = common.fewest_seconds(programs, seconds)
 
-    peer = times[key] / PEER_LENGTH if (key := ("peer", "cached")) in times else None
+    peer = times["peer"] / PEER_LENGTH if "peer" in times else None
     for name, row in rows.items():
-        spent, x = times[name, "cached"], results[name, "cached"]
+        spent, x = times[f"{name} cached"], results[f"{name} cached"]
         row |= {
             "seconds": spent,
             "per_second": batch * length / spent,
             "over_naive": row["naive_seconds"] / spent if "naive_seconds" in row else None,
-            "over_forward": spent / times[name, "forward"] if (name, "forward") in times else None,
+            "over_forward": spent / times[forward] if (forward := f"{name} forward") in times else None,
             "over_peer": batch * peer * length / spent if peer and name == "wavenet" else None,
-            "over_short": spent / times["short", "cached"] if name == "long" and "short" in rows else None,
+            "over_short": spent / times["short cached"] if name == "long" and "short" in rows else None,
             "mismatches": int((checks[name](x) != x).sum()),
         }
     if peer:

@@ -4,8 +4,8 @@ Commands: python -m experiments.wavenet_vocoder   (generated tones, no files nee
           python -m experiments.wavenet_vocoder --data ljspeech_16 --data-dir DATA   (10 minutes
           on 2 CPU cores)
 
-Expect 4.85 bits per sample on the two test clips of ljspeech_16, after 12 clips of training, where the histogram of
-values has 7.58. A frame stands for 10 ms and sees 40 ms. With so little data and time the resynthesis follows the
+Expect 4.85 bits per sample on the two test clips of ljspeech_16, after 12 clips of training, where the histogram
+of values has 7.58. A frame stands for 10 ms and sees 40 ms. With so little data and time the resynthesis follows the
 rhythm of the original but is rough: its pitch is not settled and it is too soft.
 
 The folder then holds checkpoints, metrics.jsonl, curves.png, wav files of held-out sounds, original_0.wav and what

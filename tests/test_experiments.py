@@ -169,7 +169,7 @@ def test_a_series_of_the_wrong_length_is_refused():
         lambda: arjax.log_prob(model, variables, x, frames),
         lambda: arjax.sample(model, variables, jax.random.key(0), x.shape, frames),
     ):
-        with pytest.raises(ValueError, match="^cond: a series for 16 positions is wanted, got one for 20$"):
+        with pytest.raises(ValueError, match=r"^cond: a series for 16 positions is wanted, got one for 20$"):
             call()
 
 

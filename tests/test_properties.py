@@ -20,7 +20,11 @@ from arjax.models import PixelCNN, RowLSTM
 
 NAMES = list(ZOO)
 CONDITIONAL = [name for name in NAMES if ZOO[name]()[2] is not None]
-SEQUENCES = [name for name in NAMES if hasattr(ZOO[name]()[0], "conditionals") or name == "own_network"]
+SEQUENCES = [
+    name
+    for name in NAMES
+    if (ZOO[name]()[1].ndim == 2 and hasattr(ZOO[name]()[0], "conditionals")) or name == "own_network"
+]
 HOPS = {"wavenet_local": 6, "gru": 2}
 WITH_DTYPE = [name for name in NAMES if hasattr(ZOO[name]()[0], "dtype")]
 
@@ -293,7 +297,8 @@ def test_gradients_are_finite(name):
     def loss_and_grads(variables):
         return jax.value_and_grad(lambda v: -arjax.log_prob(model, v, x, cond).mean())(variables)
 
-    for factor in (10 if name.startswith("pixelcnnpp") else 100 if name.startswith("pixelcnn") else 1e4, 0.0):
+    deep = name.startswith(("pixelcnn", "transformer"))
+    for factor in (10 if name.startswith(("pixelcnnpp", "pixelsnail")) else 100 if deep else 1e4, 0.0):
         extreme = jax.tree_util.tree_map_with_path(
             lambda path, leaf, factor=factor: leaf if path[-1].key == "v" else leaf * np.float32(factor), variables
         )  # a kernel v / |v| has a direction alone

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 
 from arjax.distributions import Bernoulli, Categorical, DiscretizedLogisticMixture
-from arjax.layers import Classes, Deconvolution, Map, Several, Upsampling, Vector
+from arjax.layers import Classes, Deconvolution, Fixed, Local, Map, Several, Strided, Upsampling, Vector
 from arjax.models import (
     MADE,
     RNN,
@@ -22,6 +22,7 @@ from arjax.models import (
     PixelRNN,
     RowLSTM,
     TemporalConv,
+    Transformer,
     WaveNet,
 )
 from experiments.own_network import MyNetwork
@@ -45,6 +46,10 @@ def wavenet(output, *, dilations=(1, 2, 4), **fields):
 
 def pixelrnn(output, layer, num_layers, *, channels=1, **fields):
     return PixelRNN(output, channels, 9, num_layers, layer, first_kernel_size=3, head_features=24, **fields)
+
+
+def transformer(event, output, *, num_layers=2, **fields):
+    return Transformer(event, output, features=8, num_layers=num_layers, num_heads=2, **fields)
 
 
 ORDER = (4, 1, 7, 0, 5, 2, 6, 3)
@@ -185,6 +190,27 @@ ZOO = {
         pixelrnn(Categorical(2), DiagonalBiLSTM, 2, channels=3, conditioning=Classes(5)),
         integers(2, 4, 2, 2, 3),
         LABELS,
+    ),
+    "transformer": lambda: (transformer((9,), Categorical(2), conditioning=Classes(5)), integers(2, 4, 9), LABELS),
+    "transformer_agnostic": lambda: (
+        transformer((3, 3), Categorical(2), order_agnostic=True, positions="rotary"),
+        integers(2, 4, 3, 3),
+        None,
+    ),
+    "transformer_strided": lambda: (
+        transformer((10,), Categorical(2), patterns=(Strided(3),), positions="rotary"),
+        integers(2, 4, 10),
+        None,
+    ),
+    "transformer_fixed_local": lambda: (
+        transformer((3, 3), Categorical(2), num_layers=3, patterns=(Fixed(3), Local(4)), ordering=(8, *ORDER)),
+        integers(2, 4, 3, 3),
+        None,
+    ),
+    "transformer_mixture_rgb": lambda: (
+        transformer((2, 2, 3), DiscretizedLogisticMixture(2, levels=2), channels=3, ordering=(0, 3, 1, 2)),
+        integers(2, 4, 2, 2, 3),
+        None,
     ),
     "own_network": lambda: (
         MyNetwork(Categorical(2), features=8, dilations=(1, 2, 4, 1, 2)),

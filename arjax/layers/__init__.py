@@ -1,5 +1,10 @@
 """The layers are the library: compose them into a causal network and every sampler works with it."""
 
+from arjax.layers.attention import Attention as Attention
+from arjax.layers.attention import Dense as Dense
+from arjax.layers.attention import Fixed as Fixed
+from arjax.layers.attention import Local as Local
+from arjax.layers.attention import Strided as Strided
 from arjax.layers.conditioning import Classes as Classes
 from arjax.layers.conditioning import Deconvolution as Deconvolution
 from arjax.layers.conditioning import Map as Map
@@ -26,5 +31,7 @@ from arjax.layers.incremental import entry_shift as entry_shift
 from arjax.layers.incremental import from_above as from_above
 from arjax.layers.incremental import from_before as from_before
 from arjax.layers.incremental import is_incremental as is_incremental
+from arjax.layers.incremental import neighbours as neighbours
 from arjax.layers.incremental import once as once
+from arjax.layers.incremental import recall as recall
 from arjax.layers.recurrent import Recurrent as Recurrent

@@ -13,15 +13,20 @@ Images proceed along two axes. The pass over pixels, with the collection `presen
 that is incremental along the columns. What such a pass needs of the rows above is computed for a whole row at
 once, before the first of its pixels: see `from_above`.
 
+Sequences proceed in blocks of `BLOCK` positions, so that the loop over the positions of a block carries no big
+memory: see `from_before` and `recall`.
+
 What depends on parameters alone, such as a masked kernel, a sampler computes before its loop: see `once`.
 """
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import flax.linen as nn
 import jax.numpy as jnp
+import numpy as np
 from flax import traverse_util
-from jax import Array, lax
+from jax import Array, custom_vjp, lax
 
 ABSENT = -1
 BLOCK = 16
@@ -121,13 +126,115 @@ def from_before(
     return y
 
 
+class Part(NamedTuple):
+    """Positions of a sequence that attention may look at.
+
+    Attributes:
+        keys: `Float[b, n, k]`, or `Float[b, t, n, k]` where each of `t` queries has its own.
+        values: `Float[b, n, v]` or `Float[b, t, n, v]`.
+        positions: `Int[n]` or `Int[t, n]`, counted from the first of the sequence; negative where there is none.
+    """
+
+    keys: Array
+    values: Array
+    positions: Array
+
+
+def recall(
+    module: nn.Module,
+    keys: Array,
+    values: Array,
+    slots: int,
+    together: Callable[[Array], Array | None],
+    apart: Callable[[Array], Array | None],
+) -> tuple[Array, list[Part]]:
+    """The numbers of the present positions, and what they may attend to; an incremental pass.
+
+    The memory is a ring of `slots` positions or more. The steps of a block only read what it held before the first
+    of them, in the collections `past` and `before`; their own keys and values are in the collection `block`,
+    which a block begins with zeros, and are committed to the memory after the last.
+
+    Args:
+        module: whose memory it is.
+        keys: of the present positions, `Float[b, t, k]`.
+        values: likewise, `Float[b, t, v]`.
+        slots: how far back the memory reaches.
+        together: the positions `Int[n]` that a block which begins at a position reads; None for all of the memory.
+        apart: the positions `Int[t, n]` that each of a block's positions `Int[t]` reads besides; None for none.
+            In both, those that are negative or not before the block are absent.
+    """
+    new = {"keys": keys, "values": values}
+    if is_incremental(module, axis=2):
+        first = module.get_variable("past", "first")
+        number = module.get_variable("block", "number", jnp.int32(0))
+        own = {}
+        for name, x in new.items():
+            empty = jnp.zeros((x.shape[0], BLOCK, x.shape[2]), x.dtype)
+            own[name] = lax.dynamic_update_slice_in_dim(module.get_variable("block", name, empty), x, number, 1)
+            module.put_variable("block", name, own[name])
+            module.put_variable("present", name, x)
+        module.put_variable("block", "number", number + 1)
+        parts = [Part(*(module.get_variable("past", name) for name in Part._fields))]
+        if module.has_variable("before", "keys"):
+            read = Part(*(module.get_variable("before", name) for name in Part._fields))
+            parts.append(read._replace(positions=read.positions[0]))
+        parts.append(Part(**own, positions=first + jnp.arange(BLOCK)))
+        return first + number[None], parts
+    slots = max(-(-slots // BLOCK), 2) * BLOCK
+    position = module.variable("cache", "position", jnp.zeros, (), jnp.int32)
+    memory = {
+        name: module.variable("cache", name, jnp.zeros, (x.shape[0], slots, x.shape[2]), x.dtype)
+        for name, x in new.items()
+    }
+    held = {name: variable.value for name, variable in memory.items()}
+    newest = position.value - 1
+    everything = Part(**held, positions=newest - (newest - jnp.arange(slots)) % slots)
+    present = position.value + jnp.arange(keys.shape[1])
+
+    def read(places: Array) -> Part:
+        places = jnp.where(places < position.value, places, ABSENT)
+        return Part(*(jnp.take(x, places % slots, 1) for x in held.values()), positions=places)
+
+    if module.is_mutable_collection("past"):
+        for_all, for_each = together(position.value), apart(present)
+        part = everything if for_all is None else read(for_all)
+        for name, x in {"first": position.value, **part._asdict()}.items():
+            module.put_variable("past", name, x)
+        if for_each is not None:
+            part = read(for_each)
+            for name, x in part._replace(positions=part.positions[None])._asdict().items():
+                module.put_variable("before", name, x)
+    for name, x in new.items():
+        memory[name].value = _written(held[name], position.value, x)
+    position.value = position.value + keys.shape[1]
+    return present, [everything, Part(keys, values, present)]
+
+
 def commit(cache: dict, present: dict) -> dict:
-    """The cache after a block of positions whose passes left `present`, `Float[b, n, c]`, to `from_before`."""
+    """The cache after a block of positions that left `present`, `Float[b, n, c]`, to `from_before` or `recall`."""
     cache, left = traverse_util.flatten_dict(cache), traverse_util.flatten_dict(present)
-    for path, x in left.items():
-        place = (*path[:-1], "position")
-        cache |= {path: _written(cache[path], cache[place], x), place: cache[place] + x.shape[1]}
-    return traverse_util.unflatten_dict(cache)
+    lengths = {(*path[:-1], "position"): x.shape[1] for path, x in left.items()}
+    written = {path: _written(cache[path], cache[(*path[:-1], "position")], x) for path, x in left.items()}
+    counted = {place: cache[place] + length for place, length in lengths.items()}
+    return traverse_util.unflatten_dict(cache | written | counted)
+
+
+def neighbours(module: nn.Module, x: Array, table: np.ndarray) -> Array:
+    """`x`, `Float[b, t, c]`, at the positions that `table` names for each one. `Float[b, t, k * c]`.
+
+    `table[t, k] <= t` is a position of the sequence, or its length n for none, where zeros stand. Shape `(n, k)`;
+    a column names no position twice.
+    """
+    size = len(table)
+    if not is_incremental(module):
+        return jnp.concatenate([_rearranged(x, column) for column in table.T], -1)
+    memory = module.variable("cache", "memory", jnp.zeros, (size + 1, x.shape[0], x.shape[2]), x.dtype)
+    position = module.variable("cache", "place", jnp.zeros, (), jnp.int32)
+    memory.value = lax.dynamic_update_slice_in_dim(memory.value, jnp.swapaxes(x, 0, 1), position.value, 0)
+    places = lax.dynamic_slice_in_dim(jnp.asarray(table), position.value, x.shape[1], 0)
+    position.value = position.value + x.shape[1]
+    taps = jnp.moveaxis(jnp.take(memory.value, places, axis=0), 2, 0)
+    return taps.reshape(*x.shape[:2], -1)
 
 
 def count(module: nn.Module, length: int) -> Array:
@@ -152,6 +259,34 @@ def remembered(module: nn.Module, x: Array, span: int, axis: int) -> Array:
 def merge(old: dict, new: dict) -> dict:
     """Nested dictionaries: `new` where both have an entry."""
     return traverse_util.unflatten_dict(traverse_util.flatten_dict(old) | traverse_util.flatten_dict(new))
+
+
+def _rearranged(x: Array, places: np.ndarray) -> Array:
+    """`x[:, places]`, zeros where a place is out of range; no place stands there twice."""
+    here = np.arange(len(places))
+    present = places < len(places)
+    distances = np.unique((here - places)[present])
+    if len(distances) > 1:
+        inverse = np.full_like(places, len(places))
+        inverse[places[present]] = here[present]
+        return _permuted(x, places, inverse)
+    shifted = _pad_before(x, int(distances.sum()), 1, 0)[:, : len(places)]
+    return jnp.where(present[None, :, None], shifted, 0)
+
+
+def _permuted(x: Array, places: np.ndarray, inverse: np.ndarray) -> Array:
+    """Gathers, and so does its gradient, which would scatter if left to JAX."""
+
+    def gather(x: Array, places: np.ndarray) -> Array:
+        return jnp.take(_pad_after(x), jnp.asarray(places), axis=1)
+
+    permute = custom_vjp(lambda x: gather(x, places))
+    permute.defvjp(lambda x: (gather(x, places), None), lambda _, gradient: (gather(gradient, inverse),))
+    return permute(x)
+
+
+def _pad_after(x: Array) -> Array:
+    return jnp.pad(x, ((0, 0), (0, 1), (0, 0)))
 
 
 def _shift(x: Array, axis: int, value: int) -> Array:

@@ -11,4 +11,5 @@ from arjax.models.pixelrnn import PixelRNN as PixelRNN
 from arjax.models.pixelrnn import RowLSTM as RowLSTM
 from arjax.models.rnn import RNN as RNN
 from arjax.models.temporal_conv import TemporalConv as TemporalConv
+from arjax.models.transformer import Transformer as Transformer
 from arjax.models.wavenet import WaveNet as WaveNet

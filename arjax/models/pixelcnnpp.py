@@ -77,21 +77,22 @@ class WeightNorm(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array, *phases: Phase) -> Array:
-        """Maps `Float[b, h, w, in]` to `Float[b, h', w', features]`."""
+        """Maps `Float[b, *places, in]` to `Float[b, *places', features]`."""
         v = self.param("v", nn.initializers.normal(0.05), (*self.kernel_size, x.shape[-1], self.features))
         axes = tuple(range(v.ndim - 1))
         unit = v * lax.rsqrt(jnp.sum(v**2, axes, keepdims=True))
         if self.is_initializing():
             y = self.operation(self, x.astype(jnp.float32), unit, *phases)
-            mean = y.mean((0, 1, 2), keepdims=True)
-            scale = self.init_scale * lax.rsqrt(y.var((0, 1, 2), keepdims=True) + 1e-10)
+            axes = tuple(range(y.ndim - 1))
+            mean = y.mean(axes, keepdims=True)
+            scale = self.init_scale * lax.rsqrt(y.var(axes, keepdims=True) + 1e-10)
             self.param("scale", lambda _: scale.ravel())
             self.param("bias", lambda _: (-mean * scale).ravel())
             return ((y - mean) * scale).astype(self.dtype)
         scale, bias = (self.param(name, nn.initializers.zeros, (self.features,)) for name in ("scale", "bias"))
         kernel = once(self, "kernel", lambda: (unit * jnp.broadcast_to(scale, v.shape)).astype(self.dtype))
         y = self.operation(self, x.astype(self.dtype), kernel, *phases)
-        return y + bias.astype(self.dtype).reshape(1, 1, 1, -1)
+        return y + bias.astype(self.dtype).reshape((1,) * (y.ndim - 1) + (-1,))
 
 
 class Block(nn.Module):
