@@ -165,7 +165,7 @@ def recall(
     """
     new = {"keys": keys, "values": values}
     if is_incremental(module, axis=2):
-        first = module.get_variable("past", "first")
+        first: Array = module.get_variable("past", "first")
         number = module.get_variable("block", "number", jnp.int32(0))
         own = {}
         for name, x in new.items():
@@ -174,11 +174,11 @@ def recall(
             module.put_variable("block", name, own[name])
             module.put_variable("present", name, x)
         module.put_variable("block", "number", number + 1)
-        parts = [Part(*(module.get_variable("past", name) for name in Part._fields))]
+        parts = [_found(module, "past")]
         if module.has_variable("before", "keys"):
-            read = Part(*(module.get_variable("before", name) for name in Part._fields))
-            parts.append(read._replace(positions=read.positions[0]))
-        parts.append(Part(**own, positions=first + jnp.arange(BLOCK)))
+            besides = _found(module, "before")
+            parts.append(besides._replace(positions=besides.positions[0]))
+        parts.append(Part(own["keys"], own["values"], first + jnp.arange(BLOCK)))
         return first + number[None], parts
     slots = max(-(-slots // BLOCK), 2) * BLOCK
     position = module.variable("cache", "position", jnp.zeros, (), jnp.int32)
@@ -188,12 +188,13 @@ def recall(
     }
     held = {name: variable.value for name, variable in memory.items()}
     newest = position.value - 1
-    everything = Part(**held, positions=newest - (newest - jnp.arange(slots)) % slots)
+    everything = Part(held["keys"], held["values"], newest - (newest - jnp.arange(slots)) % slots)
     present = position.value + jnp.arange(keys.shape[1])
 
     def read(places: Array) -> Part:
         places = jnp.where(places < position.value, places, ABSENT)
-        return Part(*(jnp.take(x, places % slots, 1) for x in held.values()), positions=places)
+        keys, values = (jnp.take(x, places % slots, 1) for x in held.values())
+        return Part(keys, values, places)
 
     if module.is_mutable_collection("past"):
         for_all, for_each = together(position.value), apart(present)
@@ -208,6 +209,11 @@ def recall(
         memory[name].value = _written(held[name], position.value, x)
     position.value = position.value + keys.shape[1]
     return present, [everything, Part(keys, values, present)]
+
+
+def _found(module: nn.Module, collection: str) -> Part:
+    found: list[Array] = [module.get_variable(collection, name) for name in Part._fields]
+    return Part(*found)
 
 
 def commit(cache: dict, present: dict) -> dict:
