@@ -157,7 +157,7 @@ def draw_chunk(
         own = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), {"block": touched.pop("block", {})})
         memory = merge(_part(cache, touched), own)
         (last, memory), left = lax.scan(partial(next_position, past), (last, memory), by_position)
-        del memory["block"]
+        memory.pop("block", None)
         xs, present = jax.tree.map(_swapped, left)
         return (last, {"cache": commit(merge(cache, memory).get("cache", {}), present)}), xs
 

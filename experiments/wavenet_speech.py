@@ -1,6 +1,6 @@
 """WaveNet on raw audio, conditioned on the class: spoken digits by ten digits and five speakers, or tones.
 
-Command: python -m experiments.wavenet_speech --data spoken_digit --data-dir DATA   (14 minutes on 2 CPU cores)
+Command: python -m experiments.wavenet_speech --data spoken_digit --data-dir DATA   (15 min, 2 shared CPU cores)
 
 Without --data the sounds are generated tones of five timbres, and no files are needed.
 

@@ -1,6 +1,6 @@
 """WaveNet as a vocoder: sound from its log-mel frames, by local conditioning through learned upsampling.
 
-Command: python -m experiments.wavenet_vocoder --data ljspeech_16 --data-dir DATA   (9 minutes on 2 CPU cores)
+Command: python -m experiments.wavenet_vocoder --data ljspeech_16 --data-dir DATA   (13 min, 2 shared CPU cores)
 
 Without --data the sounds are generated tones, and no files are needed.
 

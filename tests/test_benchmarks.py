@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from arjax import sample_from_noise
-from benchmarks import common, image_models, sampling, training
+from benchmarks import common, image_models, sampling, training, wavenet
 
 ROW = {
     *("model", "batch", "method", "seconds", "compile_seconds", "over_naive", "over_forward"),
@@ -85,6 +85,18 @@ def test_sampling_without_the_naive_method(capsys):
     for row in found["rows"]:
         assert row["over_naive"] is None
         assert row["check"] == (None if row["method"] == "forward" else "teacher_forced")
+
+
+def test_wavenet(capsys, monkeypatch):
+    monkeypatch.setattr(wavenet, "PEER", "no_such_package")
+    options = "--batches 1 2 --length 20 --naive-seconds 0.1".split()
+    table, found = document(wavenet.main, capsys, *options)
+    assert len(table) == 3
+    for row, batch in zip(found["rows"], (1, 2), strict=True):
+        assert (row["model"], row["batch"], row["mismatches"], row["over_peer"]) == ("tiny", batch, 0, None)
+        assert row["per_second"] == pytest.approx(20 * batch / row["seconds"])
+        assert row["over_naive"] == pytest.approx(row["naive_seconds"] / row["seconds"])
+        assert row["over_forward"] > 0
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])

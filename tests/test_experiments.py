@@ -159,20 +159,6 @@ def test_completions(tmp_path, monkeypatch):
     assert len(np.unique(rows[:, :, 1:6].reshape(150, -1), axis=0)) > 100, "completions differ"
 
 
-def test_a_series_of_the_wrong_length_is_refused():
-    model = WaveNet(
-        Categorical(8), (1, 2), features=2, gate_features=2, skip_features=2, conditioning=Upsampling(3, (2, 2))
-    )
-    x, frames = np.zeros((2, 16), np.int32), np.zeros((2, 5, 3), np.float32)
-    variables = jax.jit(model.init)(jax.random.key(0), x, frames[:, :4])
-    for call in (
-        lambda: arjax.log_prob(model, variables, x, frames),
-        lambda: arjax.sample(model, variables, jax.random.key(0), x.shape, frames),
-    ):
-        with pytest.raises(ValueError, match=r"^cond: a series for 16 positions is wanted, got one for 20$"):
-            call()
-
-
 def test_streams_are_samples():
     model = WaveNet(
         Categorical(8), (1, 2), features=2, gate_features=2, skip_features=2, conditioning=Upsampling(3, (2, 2))
