@@ -1,11 +1,11 @@
 """A recurrent network that writes: LSTM or GRU over the characters of a text, state carried from window to window.
 
-Command: python -m experiments.char_rnn   (MINUTES on 2 CPU cores; --data tiny_shakespeare, or a file)
+Command: python -m experiments.char_rnn   (12 minutes on 2 shared CPU cores; --data tiny_shakespeare, or a file)
 
 Expect, in nats per character:
 
     data                validation     test    unigram histogram
-    tiny_shakespeare         VALID     TEST                 HIST
+    tiny_shakespeare         1.381    1.525                3.362
 
 What is reported is exact: one pass over a whole split as a single sequence. While it trains, and in the end, text
 is drawn in chunks that go on from one another (`arjax.start`, `arjax.extend`), so it may be of any length. A run
