@@ -16,7 +16,18 @@ import jax
 from jax import Array
 
 from arjax.distributions import Bernoulli, Categorical
-from arjax.models import MADE, DiagonalBiLSTM, GatedPixelCNN, Histogram, PixelCNN, PixelCNNPP, PixelRNN, RowLSTM
+from arjax.models import (
+    MADE,
+    DiagonalBiLSTM,
+    GatedPixelCNN,
+    Histogram,
+    PixelCNN,
+    PixelCNNPP,
+    PixelRNN,
+    PixelSNAIL,
+    RowLSTM,
+    Transformer,
+)
 
 try:
     from tqdm import tqdm
@@ -34,6 +45,8 @@ MODELS: dict[str, tuple[Any, tuple[int, ...]]] = {
     "pixelcnnpp_160": (PixelCNNPP(), COLOUR),
     "row_lstm": (PixelRNN(layer=RowLSTM), IMAGE),
     "diagonal_bilstm": (PixelRNN(layer=DiagonalBiLSTM), IMAGE),
+    "pixelsnail": (PixelSNAIL(IMAGE, features=64, num_blocks=3, num_residual=2, value_features=64), IMAGE),
+    "transformer": (Transformer(IMAGE, Categorical(2), features=128, num_layers=4, num_heads=2), IMAGE),
     "made": (MADE((784,)), (784,)),
     "made_wide": (MADE((784,), hidden=(8000,)), (784,)),
     "histogram": (Histogram(IMAGE, Bernoulli(), kernel_init=nn.initializers.normal(1.0)), IMAGE),

@@ -89,7 +89,7 @@ def test_sampling_without_the_naive_method(capsys):
 
 def test_wavenet(capsys, monkeypatch):
     monkeypatch.setattr(wavenet, "PEER", "no_such_package")
-    options = "--batches 1 2 --length 20 --naive-seconds 0.1".split()
+    options = ["--batches", "1", "2", "--length", "20", "--naive-seconds", "0.1"]
     table, found = document(wavenet.main, capsys, *options)
     assert len(table) == 3
     for row, batch in zip(found["rows"], (1, 2), strict=True):

@@ -8,6 +8,7 @@ import flax.linen as nn
 import jax
 import numpy as np
 
+from arjax import orderings
 from arjax.distributions import Bernoulli, Categorical, DiscretizedLogisticMixture
 from arjax.layers import Classes, Deconvolution, Fixed, Local, Map, Several, Strided, Upsampling, Vector
 from arjax.models import (
@@ -20,6 +21,7 @@ from arjax.models import (
     PixelCNN,
     PixelCNNPP,
     PixelRNN,
+    PixelSNAIL,
     RowLSTM,
     TemporalConv,
     Transformer,
@@ -50,6 +52,11 @@ def pixelrnn(output, layer, num_layers, *, channels=1, **fields):
 
 def transformer(event, output, *, num_layers=2, **fields):
     return Transformer(event, output, features=8, num_layers=num_layers, num_heads=2, **fields)
+
+
+def pixelsnail(event, levels, **fields):
+    output = DiscretizedLogisticMixture(2, levels=levels)
+    return PixelSNAIL(event, output, 6, num_blocks=1, num_residual=1, key_features=4, value_features=5, **fields)
 
 
 ORDER = (4, 1, 7, 0, 5, 2, 6, 3)
@@ -212,6 +219,14 @@ ZOO = {
         integers(2, 4, 2, 2, 3),
         None,
     ),
+    "pixelsnail_zigzag_mixture": lambda: (
+        pixelsnail(
+            (3, 3, 1), 2, conditioning=Classes(5), ordering=tuple(map(int, orderings.zigzag((3, 3)).ravel()))
+        ),
+        integers(2, 4, 3, 3, 1),
+        LABELS,
+    ),
+    "pixelsnail_rgb_mixture": lambda: (pixelsnail((2, 2, 3), 2), integers(2, 4, 2, 2, 3), None),
     "own_network": lambda: (
         MyNetwork(Categorical(2), features=8, dilations=(1, 2, 4, 1, 2)),
         integers(2, 4, 10),

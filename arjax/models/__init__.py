@@ -9,6 +9,7 @@ from arjax.models.pixelcnnpp import PixelCNNPP as PixelCNNPP
 from arjax.models.pixelrnn import DiagonalBiLSTM as DiagonalBiLSTM
 from arjax.models.pixelrnn import PixelRNN as PixelRNN
 from arjax.models.pixelrnn import RowLSTM as RowLSTM
+from arjax.models.pixelsnail import PixelSNAIL as PixelSNAIL
 from arjax.models.rnn import RNN as RNN
 from arjax.models.temporal_conv import TemporalConv as TemporalConv
 from arjax.models.transformer import Transformer as Transformer
