@@ -1,6 +1,6 @@
 """PixelCNN, Gated PixelCNN, Row LSTM and Diagonal BiLSTM of equal size on the 8 x 8 digits: one table.
 
-    python -m benchmarks.image_models --device cpu   (about 5 minutes on 2 CPU cores)
+    python -m benchmarks.image_models --device cpu   (about 3 minutes on 2 CPU cores)
 
 As table 1 and the results of van den Oord et al. (2016a) set them side by side, in small: the first layer, the
 1 x 1 layers before the output, data, batches, steps and optimizer are the same for all, and the numbers of

@@ -1,11 +1,11 @@
 """PixelRNN: Row LSTM and Diagonal BiLSTM on digits, binarized MNIST and CIFAR-10.
 
-Command: python -m experiments.pixelrnn digits   (about 3 minutes on 2 CPU cores; --help lists the variants)
+Command: python -m experiments.pixelrnn digits   (about 2 minutes on 2 CPU cores; --help lists the variants)
 
 Without --data-dir (or ARJAX_DATA_DIR) MNIST and CIFAR-10 come from tensorflow-datasets. On the test sets, expect:
 
     variant             published                   measured
-    digits                      -    MEASURED
+    digits                      -               1.724 bits/dim (histogram 2.400)
     mnist-row               80.54 nats              not yet measured
     mnist-diagonal          79.20 nats              not yet measured
     cifar10-row              3.07 bits/dim          not yet measured
@@ -59,7 +59,7 @@ class Config:
     head_features: int = 32
     """Features of the two 1 x 1 layers before the output; the image's channels divide it."""
     dropout: float = 0.0
-    """Rate of dropout before the 1 x 1 layers."""
+    """Rate of dropout of the LSTM layers' states."""
     learning_rate: float = 1e-3
     """Peak of AdamW's warm-up and cosine schedule."""
     weight_decay: float = 0.0
@@ -94,7 +94,7 @@ DIGITS = Config(
     learning_rate=3e-3,
     weight_decay=0.05,
     batch_size=50,
-    steps=1200,
+    steps=800,
     eval_every=60,
     ema_decay=0.99,
     patience=5,

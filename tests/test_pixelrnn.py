@@ -1,4 +1,4 @@
-"""What is special about PixelRNN: skewed images, LSTMs against a loop over pixels, what a pixel sees, errors."""
+"""What is special about PixelRNN: skewed images, LSTMs against a loop over pixels, what a pixel sees."""
 
 import jax
 import jax.numpy as jnp
@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 from helpers import apply, integers, random_variables, row_lstm_field, stepped_params
 
-from arjax.distributions import Bernoulli, Categorical
-from arjax.layers import Classes
+from arjax.distributions import Categorical
 from arjax.models import DiagonalBiLSTM, PixelRNN, RowLSTM
 from arjax.models.pixelrnn import lstm, scan_diagonals, skew, unskew
 
@@ -216,31 +215,6 @@ def test_incremental_passes_of_other_sizes(layer, size):
     x = integers(3, 2, *size, 2)
     variables = random_variables(model, x)
     np.testing.assert_allclose(stepped_params(model, variables, x), apply(model, variables, x), atol=1e-5)
-
-
-# Errors
-
-
-@pytest.mark.parametrize("layer", [RowLSTM, DiagonalBiLSTM])
-@pytest.mark.parametrize("field", ["features", "head_features"])
-def test_features_that_the_channels_do_not_divide(layer, field):
-    model = PixelRNN(Bernoulli(), 3, 3, 1, layer, head_features=3).clone(**{field: 4})
-    with pytest.raises(ValueError, match=r"(?m)^3 channels of the image do not divide (4|8) features$"):
-        jax.eval_shape(model.init, jax.random.key(0), integers(2, 2, 4, 4, 3))
-
-
-@pytest.mark.parametrize("layer", [RowLSTM, DiagonalBiLSTM])
-def test_images_and_cond_of_another_kind(layer):
-    model = PixelRNN(Bernoulli(), 3, 3, 1, layer, head_features=3)
-    x, labels = integers(2, 2, 4, 4, 3), integers(3, 2)
-    for wrong, cond, message in (
-        (x[..., :1], None, r"^images of shape \(batch, height, width, 3\) are wanted, got \(2, 4, 4, 1\)$"),
-        (x, labels, "^this model has conditioning=None and takes no cond$"),
-    ):
-        with pytest.raises(ValueError, match="(?m)" + message):
-            jax.eval_shape(model.init, jax.random.key(0), wrong, cond)
-    with pytest.raises(ValueError, match=r"(?m)^cond is missing: this model has conditioning=Classes$"):
-        jax.eval_shape(model.clone(conditioning=Classes(3)).init, jax.random.key(0), x)
 
 
 def test_no_layers():

@@ -238,7 +238,7 @@ class PixelRNN(nn.Module):
         first_kernel_size: of the first convolution; odd.
         head_features: features of the two 1 x 1 layers before the output.
         conditioning: what `cond` is, see `arjax.layers.conditioning`, or None for an unconditional model.
-        dropout: rate of dropout before the first 1 x 1 layer, in training.
+        dropout: rate of dropout of the layers' states on their way to other layers, in training.
         dtype: dtype of the computation; parameters and states are float32.
     """
 
@@ -302,11 +302,11 @@ class PixelRNN(nn.Module):
             x = x + self.present(present, masks.connect(np.arange(self.channels), wide, strict=True))
         states = []
         for layer, expand, bias in zip(self.layers, self.expansions, biases, strict=True):
-            states.append(layer(x, bias).astype(self.dtype))
+            state = layer(x, bias).astype(self.dtype)
+            states.append(self.dropping(state, deterministic=not train))
             x = x + expand(states[-1], masks.connect(narrow, wide, strict=False))
         every = np.tile(narrow, self.num_layers)
         x = x + self.skips(jnp.concatenate(states, axis=-1), masks.connect(every, wide, strict=False))
-        x = self.dropping(x, deterministic=not train)
         for layer, (before, after) in zip(self.head, itertools.pairwise(self.widths), strict=True):
             colours = masks.colours(before, self.channels), masks.colours(after, self.channels)
             x = layer(nn.relu(x), masks.connect(*colours, strict=False))
