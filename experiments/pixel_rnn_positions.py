@@ -1,13 +1,16 @@
 """Does it help to be told where the next pixel lies? LSTM and temporal convolution over pixels, with and without.
 
-Command: python -m experiments.pixel_rnn_positions   (MINUTES on 2 CPU cores; --data binarized_mnist)
+Command: python -m experiments.pixel_rnn_positions   (5 minutes on 2 shared CPU cores; --data binarized_mnist)
 
 Flattened row by row, an image hides from a network which earlier pixel is the one above the next: an LSTM has to
 count columns, a convolution whose kernel is the same everywhere cannot know. A position encoding, the row and the
 column of the next pixel beside the input of the first layer, tells. All are trained alike; expect, on the test set
 of the digits (8x8, 17 levels), in nats and bits per pixel:
 
-TABLE
+    LSTM                        85.68     1.931
+    LSTM, positions             84.77     1.911
+    TemporalConv                81.89     1.846
+    TemporalConv, positions     81.17     1.830
 
 The folder then holds samples.png of all side by side, drawn with the same noise, curves.png of all, and a
 subfolder with checkpoints and metrics.jsonl of each.
@@ -44,7 +47,7 @@ class Config:
     """Channels of the convolutions."""
     dilations: tuple[int, ...] = (1, 2, 4, 8, 1, 2, 4, 8)
     """Of the convolutions, of 3 taps each."""
-    dropout: float = 0.4
+    dropout: float = 0.2
     """Rate of dropout."""
     learning_rate: float = 3e-3
     """Peak of AdamW's warm-up and cosine schedule."""
@@ -62,7 +65,8 @@ class Config:
 
 def networks(config: Config, levels: int, shape: tuple[int, int]) -> dict[str, Any]:
     """Both networks by name, without and with the position encoding."""
-    output, chosen = Categorical(levels), dict[str, Any]()
+    output = Categorical(levels)
+    chosen: dict[str, Any] = {}
     for suffix, positions in (("", None), (", positions", shape)):
         settings: dict[str, Any] = {"positions": positions, "dropout": config.dropout}
         chosen[f"LSTM{suffix}"] = RNN(output, config.features, num_layers=1, **settings)
