@@ -224,7 +224,8 @@ def attend(queries: Array, parts: list[tuple[Array, Array, Array]]) -> Array:
         product("btn,bnv->btv", weight.astype(values.dtype), values)
         for weight, (_, values, _) in zip(weights, parts, strict=True)
     )
-    return (y / jnp.maximum(total, 1)).astype(queries.dtype)  # of what is seen, the largest weight is 1
+    total = jnp.where(total > 0, total, 1)  # not `maximum(total, 1)`, which halves the gradient where one is seen
+    return (y / total).astype(queries.dtype)
 
 
 def _check_stride(stride: int) -> None:
