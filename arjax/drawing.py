@@ -77,6 +77,6 @@ def draw_colours(colours: Callable[[Array], Array], draw: Draw, plan: Plan, abse
     pixels = jnp.full(plan.noise.shape, absent, jnp.int32)
     for channel in range(pixels.shape[-1]):
         params = colours(pixels)[..., channel, :]
-        drawn = draw(params, plan.at((..., channel)))
+        drawn = draw(params, plan.at(np.s_[..., channel]))
         pixels = pixels.at[..., channel].set(drawn)
     return pixels

@@ -1,4 +1,4 @@
-"""Pictures of images, of training and of what a conditional sees, each written whole or not at all.
+"""Pictures of images, of sounds, of training and of what a conditional sees, each written whole or not at all.
 
 They need the extra "experiments"; without it an `ImportError` says how to install it.
 """
@@ -17,6 +17,7 @@ import numpy as np
 from jax import Array
 from jaxtyping import Float, Int
 
+from arjax.data.audio import log_mel, mel_centres
 from arjax.extras import require
 from arjax.likelihood import check_data, nats_to_bits_per_dim
 
@@ -115,6 +116,63 @@ def curves(
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(alpha=0.25)
     axes.legend(frameon=False)
+    save(picture, path)
+
+
+def spectrograms(
+    waves: Sequence[Float[np.ndarray, "n"]],
+    path: str | os.PathLike[str],
+    *,
+    rate: int,
+    columns: int = 1,
+    titles: Sequence[str] | None = None,
+    num_mels: int = 64,
+) -> None:
+    """Draws sounds as one PNG, row after row: the waveform of each above its log-mel spectrogram.
+
+    All share the scales of time and of the spectrograms, the waveforms of a row that of amplitude. A frame is 5 ms
+    apart from the next and sees 40 ms.
+
+    Args:
+        waves: waveforms in -1..1, one or more.
+        path: the file.
+        rate: their sampling rate in Hz, 200 or more.
+        columns: sounds in a row; the last row may be shorter.
+        titles: a text above each sound.
+        num_mels: bands of a spectrogram, evenly spaced on the mel scale.
+
+    Raises:
+        ValueError: there is no sound, one is shorter than 5 ms or not of finite floats, or titles do not fit.
+    """
+    waves = [np.asarray(wave) for wave in waves]
+    if not waves or any(w.ndim != 1 or w.dtype.kind != "f" or not np.isfinite(w).all() for w in waves):
+        got = ", ".join(f"{wave.dtype} {wave.shape}" for wave in waves) or "none"
+        raise ValueError(f"waveforms of finite floats (n,) are wanted, got {got}")
+    if titles is not None and len(titles) != len(waves):
+        raise ValueError(f"{len(waves)} titles are wanted, got {len(titles)}")
+    hop, rows = rate // 200, math.ceil(len(waves) / columns)
+    frames = [log_mel(wave, rate, hop=hop, num_mels=num_mels, window=rate // 25) for wave in waves]
+    seconds, hz = max(map(len, waves)) / rate, mel_centres(rate, num_mels)
+    bands = np.unique(np.searchsorted(hz, [250, 500, 1000, 2000, 4000, 8000]).clip(max=num_mels - 1))
+
+    picture = figure(3.2 * columns, 1.7 * rows)
+    axes = picture.subplots(2 * rows, columns, squeeze=False, sharex=True, height_ratios=[1, 2] * rows)
+    for ax in axes.flat:
+        ax.set_axis_off()
+    for i, (wave, mel) in enumerate(zip(waves, frames, strict=True)):
+        row, column = divmod(i, columns)
+        above, below = axes[2 * row : 2 * row + 2, column]
+        above.plot(np.arange(len(wave)) / rate, wave, color="tab:blue", linewidth=0.4)
+        loudest = max(float(abs(other).max()) for other in waves[row * columns :][:columns]) or 1.0
+        above.set_ylim(-loudest, loudest)
+        above.set_title(titles[i] if titles is not None else "", fontsize=8)
+        below.set_axis_on()
+        end = len(mel) * hop / rate
+        below.imshow(mel.T, origin="lower", aspect="auto", extent=(0, end, -0.5, num_mels - 0.5), vmin=0, vmax=1)
+        below.set(xlim=(0, seconds), yticks=bands, yticklabels=[f"{hz[band]:.0f}" for band in bands])
+        below.tick_params(labelsize=6, labelbottom=row == rows - 1)
+    picture.supxlabel("seconds", fontsize=8)
+    picture.supylabel("Hz", fontsize=8)
     save(picture, path)
 
 

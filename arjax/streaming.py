@@ -16,7 +16,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Float, Int, Int32
 
 from arjax.drawing import Draw, Plan, check_draw, draw_colours
-from arjax.layers.conditioning import check_labels
+from arjax.layers.conditioning import check_labels, check_length
 from arjax.layers.incremental import ABSENT, BLOCK, commit, merge
 from arjax.likelihood import check_data
 
@@ -121,6 +121,7 @@ def draw_chunk(
     """
     batch, length, *channels = plan.noise.shape
     context, updates = _condition(model, variables | state.cache, cond)
+    check_length(context, plan.noise)
     cache = merge(state.cache, updates)
     leaves, structure = jax.tree.flatten((context, plan))
     series = [leaf for leaf in leaves if leaf.shape[1] == length]
@@ -185,6 +186,7 @@ def _start(model, variables, prompt, cond):
     if prompt.shape[1] == 0:
         return state
     context, updates = _condition(model, variables | state.cache, cond)
+    check_length(context, prompt)
     before = jnp.concatenate([state.last, prompt[:, :-1]], 1)
     variables = variables | merge(state.cache, updates)
     _, cache = conditionals(model, variables, before, context, mutable=["cache"])

@@ -10,7 +10,7 @@ import math
 import os
 import tempfile
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -167,6 +167,7 @@ def fit(
     patience: int | None = None,
     conditional: bool = False,
     progress: bool = True,
+    on_eval: Callable[[TrainState, dict[str, Any]], None] | None = None,
 ) -> tuple[TrainState, checkpoints.History]:
     """Trains, from the latest checkpoint in `directory` if there is one; a finished run returns at once.
 
@@ -188,6 +189,8 @@ def fit(
         patience: evaluations without a new best after which to stop; None for no stopping.
         conditional: whether labels and features condition the model.
         progress: whether to print a line per evaluation, and on a terminal a bar if tqdm is installed.
+        on_eval: called after every evaluation, once the state is saved, with the state and the new line of
+            `metrics.jsonl`; it may print. The state's arrays are gone after the next step.
 
     Returns:
         The best state (use its `ema_params`), and the lines of `metrics.jsonl` as dictionaries.
@@ -244,6 +247,9 @@ def fit(
                 _write_lines(directory / "metrics.jsonl", history)
                 if progress:
                     (bar.write if bar else print)("  ".join(f"{k} {v:.6g}" for k, v in line.items()))
+                if on_eval is not None:
+                    with bar.external_write_mode() if bar else contextlib.nullcontext():
+                        on_eval(state, line)
     return checkpoints.restore(directory, like, model, best=True)[0], history
 
 

@@ -16,7 +16,18 @@ import jax
 from jax import Array
 
 from arjax.distributions import Bernoulli, Categorical
-from arjax.models import MADE, GatedPixelCNN, Histogram, PixelCNN, PixelCNNPP, PixelSNAIL, Transformer
+from arjax.models import (
+    MADE,
+    DiagonalBiLSTM,
+    GatedPixelCNN,
+    Histogram,
+    PixelCNN,
+    PixelCNNPP,
+    PixelRNN,
+    PixelSNAIL,
+    RowLSTM,
+    Transformer,
+)
 
 try:
     from tqdm import tqdm
@@ -32,6 +43,8 @@ MODELS: dict[str, tuple[Any, tuple[int, ...]]] = {
     "pixelcnn": (PixelCNN(), IMAGE),
     "pixelcnnpp": (PixelCNNPP(features=64), COLOUR),
     "pixelcnnpp_160": (PixelCNNPP(), COLOUR),
+    "row_lstm": (PixelRNN(layer=RowLSTM), IMAGE),
+    "diagonal_bilstm": (PixelRNN(layer=DiagonalBiLSTM), IMAGE),
     "pixelsnail": (PixelSNAIL(IMAGE, features=64, num_blocks=3, num_residual=2, value_features=64), IMAGE),
     "transformer": (Transformer(IMAGE, Categorical(2), features=128, num_layers=4, num_key_heads=1), IMAGE),
     "made": (MADE((784,)), (784,)),
@@ -50,7 +63,7 @@ def parser(doc: str | None, models: Iterable[str], batches: list[int]) -> argpar
     options = argparse.ArgumentParser(description=doc, formatter_class=formatter)
     if names := tuple(models):
         options.add_argument("--models", nargs="+", choices=names, default=["gated_pixelcnn", "made"])
-    options.add_argument("--batches", nargs="+", type=_positive, default=batches, metavar="SIZE")
+    options.add_argument("--batches", nargs="+", type=positive, default=batches, metavar="SIZE")
     options.add_argument("--device", metavar="PLATFORM", help="such as cpu or gpu (default: JAX's choice)")
     options.add_argument("--seconds", type=float, default=2.0, help="to repeat each program for (default: 2)")
     return options
@@ -140,7 +153,8 @@ def machine(device: jax.Device) -> Row:
     }
 
 
-def _positive(text: str) -> int:
+def positive(text: str) -> int:
+    """An argument that is an integer of 1 or more."""
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"integers of 1 or more are wanted, got {text!r}")
     return int(text)

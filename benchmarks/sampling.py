@@ -21,10 +21,10 @@ which flatters the ratio to the naive sampler: quote figures from an idle one.
 
 Models: gated_pixelcnn (28x28, 8 layers of 64 channels, Bernoulli), gated_pixelcnn_256 (with 256 levels),
 gated_pixelcnn_rgb (32x32x3, 8 layers of 96 channels, 256 levels), pixelcnn (28x28, 7 blocks of 64, Bernoulli),
-pixelcnnpp and pixelcnnpp_160 (32x32x3, 5 blocks a stage of 64 and of 160 channels), pixelsnail (28x28, 3 attention
-blocks, each after 2 residual blocks of 64, 256 levels), transformer (28x28, 4 layers of 128 channels, 4 heads
-that share one of keys, 2 levels), made (784-500-784), made_wide (784-8000-784), histogram (28x28), tiny (16-16-16,
-a MADE for tests).
+pixelcnnpp and pixelcnnpp_160 (32x32x3, 5 blocks a stage of 64 and of 160 channels), row_lstm and diagonal_bilstm
+(28x28, PixelRNN with 7 layers of 16, Bernoulli), pixelsnail (28x28, 3 attention blocks, each after 2 residual
+blocks of 64, 256 levels), transformer (28x28, 4 layers of 128 channels, 4 heads that share one of keys, 2 levels),
+made (784-500-784), made_wide (784-8000-784), histogram (28x28), tiny (16-16-16, a MADE for tests).
 """
 
 import math

@@ -1,16 +1,18 @@
 """What the experiments share: data shrunk for a smoke run, scores on the test set, pictures of samples."""
 
 import dataclasses
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
+from tqdm import tqdm
 
 import arjax
-from arjax import data, plotting
-from arjax.data import Dataset
+from arjax import data, plotting, training
+from arjax.data import Dataset, Sequences, Windows
 from arjax.layers.conditioning import num_classes
 from arjax.likelihood import nats_to_bits_per_dim
 from arjax.models import histogram
@@ -138,3 +140,70 @@ def one_of_each(dataset: Dataset) -> Dataset:
 def shrunk(config: Any, **changes: Any) -> Any:
     """The configuration of a smoke run, in a folder of its own."""
     return dataclasses.replace(config, directory=config.directory / "smoke", **changes) if config.smoke else config
+
+
+def report_positions(
+    name: str,
+    model: Any,
+    variables: Any,
+    history: list[dict[str, Any]],
+    train: Windows,
+    test: Windows,
+    directory: Path,
+    *,
+    conditional: bool,
+    batch_size: int = 8,
+) -> dict[str, float]:
+    """Prints the test scores of a position of sequences and draws curves. Returns nats by model."""
+    batches = training.with_cond(data.epoch_batches(test, batch_size), conditional)
+    nats = {
+        "histogram of values": histogram_of_values(train.sequences, test.sequences),
+        name: training.evaluate(model, variables["params"], batches)["bits_per_dim"] * math.log(2),
+    }
+    print_scores(nats, (1,))
+    scored = np.mean([batch["scored"].sum(1).mean() for batch in data.epoch_batches(train, batch_size)])
+    lines = [
+        line | {"train_nats": line["train_nats"] / scored, "valid_nats": line["valid_bits_per_dim"] * math.log(2)}
+        for line in history
+    ]
+    baseline = "histogram", nats["histogram of values"] / math.log(2)
+    plotting.curves(lines, directory / "curves.png", baseline, event=(1,))
+    return nats
+
+
+def histogram_of_values(train: Sequences, test: Sequences) -> float:
+    """Nats per position of the baseline that knows no past: one histogram of all values of the training set."""
+    counts = np.bincount(train.x, minlength=train.levels) + 1.0  # as `histogram.count`, for any number of levels
+    return float(-np.log(counts / counts.sum())[test.x].mean())
+
+
+def stream(
+    model: Any,
+    variables: Any,
+    key: jax.Array,
+    shape: tuple[int, int],
+    cond: Any = None,
+    *,
+    chunk: int,
+    hop: int | None = None,
+    **options: Any,
+) -> np.ndarray:
+    """Samples of `shape`, `(batch, length)`, through `arjax.start` and `arjax.extend`, with a bar of progress.
+
+    With `hop`, a divisor of `chunk`, `cond` is a series: a chunk gets its own frames, 0 beyond the last.
+    """
+    batch, length = shape
+    starts = range(0, length, chunk)
+    if hop is not None:
+        cond = np.pad(cond, ((0, 0), (0, max(0, len(starts) * chunk // hop - cond.shape[1])), (0, 0)))
+
+    def part(start: int, stop: int) -> Any:
+        return cond if hop is None else cond[:, start // hop : stop // hop]
+
+    state = arjax.start(model, variables, np.zeros((batch, 0), np.int32), part(0, 0))
+    chunks = []
+    for start in tqdm(starts, "sampling", unit="chunk", disable=None):
+        noise = jax.random.uniform(jax.random.fold_in(key, start), (batch, chunk))
+        state, x = arjax.extend(model, variables, state, noise, part(start, start + chunk), **options)
+        chunks.append(np.asarray(x))
+    return np.concatenate(chunks, 1)[:, :length]

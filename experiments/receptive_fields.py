@@ -1,4 +1,4 @@
-"""What a pixel's conditional sees: PixelCNN and its blind spot, Gated PixelCNN, PixelCNN++ and MADE.
+"""What a pixel's conditional sees: PixelCNN and its blind spot, Row LSTM's triangle, and models that see all.
 
 Command: python -m experiments.receptive_fields   (about a minute and a half on one busy CPU core)
 
@@ -9,18 +9,22 @@ that is marked in the pictures, expect:
     PixelCNN              88.5%         11.5%        11.5%
     Gated PixelCNN       100.0%          0.0%         0.0%
     PixelCNN++           100.0%          0.0%         0.0%
+    Row LSTM              88.5%         11.5%        11.5%
+    Diagonal BiLSTM      100.0%          0.0%         0.0%
     MADE                 100.0%          0.0%         0.0%
 
 However deep PixelCNN is, a k x k kernel with mask B reaches (k - 1) / 2 columns further right for a row further
 up, and the first layer begins with 3: with 3 x 3, the row r above is seen up to r + 2 columns to the right. The
-blind spot is what lies beyond. The vertical stack of Gated PixelCNN sees whole rows, once it is deep enough.
+blind spot is what lies beyond. The vertical stack of Gated PixelCNN sees whole rows, once it is deep enough. A
+Row LSTM's triangle has the same slope and reaches the first row with a single layer, but its own row as a network
+of convolutions does; a single layer of Diagonal BiLSTM sees everything.
 
 The folder then holds a picture of each model, and fields.png of all in a row.
 """
 
 import dataclasses
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import jax
 import numpy as np
@@ -28,10 +32,11 @@ import tyro
 
 from arjax import plotting
 from arjax.distributions import Bernoulli, DiscretizedLogisticMixture
-from arjax.models import MADE, GatedPixelCNN, PixelCNN, PixelCNNPP
+from arjax.models import MADE, DiagonalBiLSTM, GatedPixelCNN, PixelCNN, PixelCNNPP, PixelRNN, RowLSTM
 from experiments import common
 
-Name = Literal["PixelCNN", "Gated PixelCNN", "PixelCNN++", "MADE"]
+Name = Literal["PixelCNN", "Gated PixelCNN", "PixelCNN++", "Row LSTM", "Diagonal BiLSTM", "MADE"]
+LSTMS: dict[Name, Any] = {"Row LSTM": RowLSTM, "Diagonal BiLSTM": DiagonalBiLSTM}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,7 +45,7 @@ class Config:
 
     directory: Path = Path("runs/receptive_fields")
     """Where the pictures go."""
-    models: tuple[Name, ...] = ("PixelCNN", "Gated PixelCNN", "PixelCNN++", "MADE")
+    models: tuple[Name, ...] = get_args(Name)
     """Which models, from left to right."""
     size: int = 16
     """Height and width of the images; for PixelCNN++ 4 divides it."""
@@ -54,6 +59,8 @@ class Config:
     """Layers after the first, or residual blocks; with few, far pixels are out of reach."""
     kernel_size: int = 3
     """Kernel size of the layers after the first, which has 7; of PixelCNN and Gated PixelCNN."""
+    num_lstms: int = 3
+    """Layers of Row LSTM and Diagonal BiLSTM."""
     num_blocks: int = 2
     """Blocks of PixelCNN++ by stream and size of its features."""
     num_levels: int = 3
@@ -79,6 +86,8 @@ def network(name: Name, config: Config) -> Any:
             num_blocks=config.num_blocks,
             num_levels=config.num_levels,
         )
+    if name in LSTMS:
+        return PixelRNN(features=features, num_layers=config.num_lstms, layer=LSTMS[name])
     return MADE((config.size, config.size, 1), Bernoulli(), hidden=(2 * config.size**2,), direct=True)
 
 
@@ -88,11 +97,14 @@ def earlier(config: Config) -> np.ndarray:
     return index < config.row * config.size + config.column
 
 
-def blind_spot(config: Config) -> np.ndarray:
-    """Which of the earlier pixels no PixelCNN sees, however deep. Shape `(size, size)`."""
+def blind_spot(name: Name, config: Config) -> np.ndarray:
+    """Which of the earlier pixels a model never sees, however deep. Shape `(size, size)`."""
+    slopes: dict[Name, int] = {"PixelCNN": config.kernel_size // 2, "Row LSTM": RowLSTM.kernel_size // 2}
+    if name not in slopes:
+        return np.zeros((config.size, config.size), bool)
     rows, columns = np.indices((config.size, config.size))
     above, right = config.row - rows, columns - config.column
-    return earlier(config) & (above > 0) & (right > 3 + (above - 1) * (config.kernel_size // 2))
+    return earlier(config) & (above > 0) & (right > 3 + (above - 1) * slopes[name])
 
 
 def draw(fields: dict[Name, np.ndarray], config: Config) -> None:
@@ -111,7 +123,16 @@ def draw(fields: dict[Name, np.ndarray], config: Config) -> None:
 
 def main(config: Config) -> dict[str, dict[str, float]]:
     """Draws the receptive fields. Returns by model the share of earlier pixels seen, never seen and predicted."""
-    small = {"size": 8, "row": 2, "column": 1, "features": 8, "num_layers": 4, "num_blocks": 1, "num_levels": 2}
+    small = {
+        "size": 8,
+        "row": 2,
+        "column": 1,
+        "features": 8,
+        "num_layers": 4,
+        "num_blocks": 1,
+        "num_levels": 2,
+        "num_lstms": 1,
+    }
     config = common.shrunk(config, **small)
     event, position = (config.size, config.size, 1), (config.row, config.column, 0)
     before, fields = earlier(config), {}
@@ -126,7 +147,7 @@ def main(config: Config) -> dict[str, dict[str, float]]:
         if field[~before].any():
             raise AssertionError(f"{name} sees pixels that come after its own")
         fields[name] = field
-        predicted = blind_spot(config)[before].mean() if name == "PixelCNN" else 0.0
+        predicted = blind_spot(name, config)[before].mean()
         seen = (field[before] > 0).mean()
         shares[name] = {"seen": seen, "never seen": 1 - seen, "predicted": predicted}
         print(f"{name:22}{seen:10.1%}{1 - seen:14.1%}{predicted:13.1%}")

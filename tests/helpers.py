@@ -85,3 +85,16 @@ def pixelcnn_field(model, height, width):
     for _ in range(model.num_blocks):
         field |= seen_through(field, height, width, before(model.kernel_size))
     return field
+
+
+def row_lstm_field(model, height, width):
+    """`field[i, j]`: whether pixel i of a PixelRNN of Row LSTMs sees pixel j before it, from the kernels alone."""
+    past, k = model.first_kernel_size // 2, model.layer.kernel_size // 2
+    first = [(-r, c) for r in range(past + 1) for c in range(-past, past + 1) if r > 0 or c < 0]
+    field = seen_through(np.eye(height * width, dtype=bool), height, width, first)
+    for _ in range(model.num_layers):
+        states = seen_through(field, height, width, [(0, -c) for c in range(k + 1)])
+        for _ in range(height):
+            states |= seen_through(states, height, width, [(-1, c) for c in range(-k, k + 1)])
+        field |= states
+    return field

@@ -461,6 +461,11 @@ def test_folders_of_sounds(tmp_path):
         (lambda: load_audio(levels=1), ValueError, "want a waveform of floats in -1..1 and 2 or more levels"),
         (lambda: load_text("pydoc", data_dir="nowhere"), FileNotFoundError, "nowhere does not exist"),
         (lambda: load_text("tiny_shakespeare"), FileNotFoundError, "tiny_shakespeare: no input.txt[.gz] in any"),
+        (
+            lambda: load_text("tiny_shakespeare"),
+            FileNotFoundError,
+            "https://github.com/karpathy/char-rnn has it; ",
+        ),
         (lambda: load_audio("spoken_digit"), FileNotFoundError, "pip install 'arjax[tfds]'"),
         (lambda: load_audio("ljspeech_16"), FileNotFoundError, "ljspeech_16: no LJSpeech-1.1/wavs/*.wav in any"),
     ],
@@ -508,8 +513,12 @@ def prepared(tmp_path_factory):
     return root
 
 
-def test_tfds_stands_in_for_missing_files(prepared):
+def test_tfds_stands_in_for_missing_files(prepared, monkeypatch):
+    tfds = pytest.importorskip("tensorflow_datasets")
     assert divided("tiny_shakespeare", "characters", data_dir=prepared) == ["a" * 90, "b" * 5, "→" * 5]
+    # by its name, tensorflow-datasets builds the original, whose sounds need TensorFlow
+    builder = tfds.builder_from_directory(prepared / "spoken_digit" / "1.0.9")
+    monkeypatch.setattr("arjax.data.sequence_sets.prepared", lambda name, folders: builder)
     check_digits(lambda split: load_audio("spoken_digit", split, data_dir=prepared))
     assert "tensorflow" not in sys.modules
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from arjax import sample_from_noise
-from benchmarks import attention, common, sampling, training
+from benchmarks import attention, common, image_models, sampling, training, wavenet
 
 ROW = {
     *("model", "batch", "method", "seconds", "compile_seconds", "over_naive", "over_forward"),
@@ -87,6 +87,18 @@ def test_sampling_without_the_naive_method(capsys):
         assert row["check"] == (None if row["method"] == "forward" else "teacher_forced")
 
 
+def test_wavenet(capsys, monkeypatch):
+    monkeypatch.setattr(wavenet, "PEER", "no_such_package")
+    options = ["--batches", "1", "2", "--length", "20", "--naive-seconds", "0.1"]
+    table, found = document(wavenet.main, capsys, *options)
+    assert len(table) == 3
+    for row, batch in zip(found["rows"], (1, 2), strict=True):
+        assert (row["model"], row["batch"], row["mismatches"], row["over_peer"]) == ("tiny", batch, 0, None)
+        assert row["per_second"] == pytest.approx(20 * batch / row["seconds"])
+        assert row["over_naive"] == pytest.approx(row["naive_seconds"] / row["seconds"])
+        assert row["over_forward"] > 0
+
+
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_training(capsys, dtype):
     table, found = document(training.main, capsys, "--batches", "4", "--dtype", dtype)
@@ -114,6 +126,27 @@ def test_attention(capsys, tmp_path, monkeypatch):
     assert picture.stat().st_size > 1000
 
 
+def test_image_models(capsys, monkeypatch):
+    shapes = [
+        jax.eval_shape(model.init, jax.random.key(0), np.zeros((1, 8, 8, 1), np.int32))
+        for model in image_models.MODELS.values()
+    ]
+    sizes = [sum(leaf.size for leaf in jax.tree.leaves(tree)) for tree in shapes]
+    assert max(sizes) < 1.01 * min(sizes), "models of equal size"
+
+    load, small = image_models.data.load, image_models.MODELS["row_lstm"].clone(features=3, num_layers=1)
+    monkeypatch.setattr(image_models.data, "load", lambda *args: load(*args).take(slice(50)))
+    monkeypatch.setitem(image_models.MODELS, "row_lstm", small)
+    image_models.main(["--models", "row_lstm", "--epochs", "2", "--samples", "2"])
+    *table, last = capsys.readouterr().out.splitlines()
+    [row] = json.loads(last)["rows"]
+    assert len(table) == 2
+    assert (row["model"], row["epochs"]) == ("row_lstm", 2)
+    assert 1 <= row["best_epoch"] <= 2
+    assert 0 < row["bits_per_dim"] < np.log2(17) + 0.5
+    assert min(row["seconds_per_epoch"], row["sampling_seconds"]) > 0
+
+
 @pytest.mark.parametrize(
     ("main", "argv", "message"),
     [
@@ -122,6 +155,7 @@ def test_attention(capsys, tmp_path, monkeypatch):
         (sampling.main, ["--methods", "fast"], "argument --methods: invalid choice: 'fast'"),
         (sampling.main, ["--batches", "0"], "argument --batches: integers of 1 or more are wanted, got '0'"),
         (sampling.main, ["--device", "abacus"], "argument --device: no abacus here"),
+        (image_models.main, ["--epochs", "0"], "argument --epochs: integers of 1 or more are wanted, got '0'"),
         (training.main, ["--models", "histogram"], "argument --models: invalid choice: 'histogram'"),
     ],
 )

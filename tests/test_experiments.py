@@ -10,9 +10,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import arjax
 from arjax.data import Dataset, files
-from arjax.distributions import Bernoulli
-from arjax.models import Histogram
+from arjax.distributions import Bernoulli, Categorical
+from arjax.layers.conditioning import Upsampling
+from arjax.models import Histogram, WaveNet
 from experiments import common, toys
 
 
@@ -34,11 +36,12 @@ def check_scores(nats):
 
 
 def check_fields(shares):
-    assert list(shares) == ["PixelCNN", "Gated PixelCNN", "PixelCNN++", "MADE"]
+    names = ["PixelCNN", "Gated PixelCNN", "PixelCNN++", "Row LSTM", "Diagonal BiLSTM", "MADE"]
+    assert list(shares) == names
     for name, share in shares.items():
         assert share["never seen"] == pytest.approx(share["predicted"]), name
         assert share["seen"] + share["never seen"] == pytest.approx(1)
-        assert (share["never seen"] > 0) == (name == "PixelCNN")
+        assert (share["never seen"] > 0) == (name in ("PixelCNN", "Row LSTM"))
 
 
 CHECKS = {
@@ -55,8 +58,15 @@ CHECKS = {
     "transformer digits": check_scores,
     "order_agnostic": check_scores,
     "pixelsnail digits-zigzag": check_scores,
+    "pixelrnn digits": check_scores,
+    "pixelrnn mnist-diagonal": check_scores,
+    "pixelrnn cifar10-row": check_scores,
     "receptive_fields": check_fields,
     "autoencoder": check_scores,
+    "char_rnn": check_scores,
+    "pixel_rnn_positions": check_scores,
+    "wavenet_speech": check_scores,
+    "wavenet_vocoder": check_scores,
 }
 """Experiments by name and variant, each with a check of what its `main` returns."""
 
@@ -152,6 +162,19 @@ def test_completions(tmp_path, monkeypatch):
             for completion in completions:
                 np.testing.assert_array_equal(completion[~mask], original[~mask])
     assert len(np.unique(rows[:, :, 1:6].reshape(150, -1), axis=0)) > 100, "completions differ"
+
+
+def test_streams_are_samples():
+    model = WaveNet(
+        Categorical(8), (1, 2), features=2, gate_features=2, skip_features=2, conditioning=Upsampling(3, (2, 2))
+    )
+    frames = np.random.default_rng(0).random((2, 7, 3), np.float32)
+    padded = np.pad(frames, ((0, 0), (0, 2), (0, 0)))
+    variables = jax.jit(model.init)(jax.random.key(0), np.zeros((2, 36), np.int32), padded)
+    x = common.stream(model, variables, jax.random.key(1), (2, 26), frames, chunk=12, hop=4)
+    noise = [jax.random.uniform(jax.random.fold_in(jax.random.key(1), k), (2, 12)) for k in (0, 12, 24)]
+    whole = arjax.sample_from_noise(model, variables, np.concatenate(noise, 1), padded)
+    np.testing.assert_array_equal(x, whole[:, :26])
 
 
 def test_one_of_each():

@@ -1,4 +1,4 @@
-"""What is special about PixelCNN and PixelCNN++, and what images in colour add."""
+"""What is special about PixelCNN and PixelCNN++, what images in colour add, and errors of all image models."""
 
 from functools import partial
 
@@ -15,7 +15,7 @@ from arjax import masks
 from arjax.distributions import Bernoulli, Categorical, DiscretizedLogisticMixture
 from arjax.drawing import Plan
 from arjax.layers import Classes, Deconvolution, Map, RasterConv, Vector, scale, strided
-from arjax.models import GatedPixelCNN, PixelCNN, PixelCNNPP
+from arjax.models import DiagonalBiLSTM, GatedPixelCNN, PixelCNN, PixelCNNPP, PixelRNN, RowLSTM
 from arjax.models.pixelcnn import ResidualBlock
 from arjax.models.pixelcnnpp import WeightNorm, dense
 
@@ -249,6 +249,8 @@ UNCONDITIONAL = {
     "gated_pixelcnn": GatedPixelCNN(Bernoulli(), 3, **SMALL),
     "pixelcnn": PixelCNN(Bernoulli(), 3, features=3, num_blocks=1, head_features=3),
     "pixelcnnpp": PixelCNNPP(DiscretizedLogisticMixture(1, 2), features=2, num_blocks=1, num_levels=2),
+    "row_lstm": PixelRNN(Bernoulli(), 3, layer=RowLSTM, **SMALL),
+    "diagonal_bilstm": PixelRNN(Bernoulli(), 3, layer=DiagonalBiLSTM, **SMALL),
 }
 
 
@@ -283,7 +285,7 @@ def test_a_size_that_the_period_does_not_divide(wrong):
     refused(model, message, integers(2, 2, *wrong), example=[integers(2, 2, 4, 4, 3)])
 
 
-@pytest.mark.parametrize("name", ["gated_pixelcnn", "pixelcnn"])
+@pytest.mark.parametrize("name", [name for name in UNCONDITIONAL if name != "pixelcnnpp"])
 @pytest.mark.parametrize("field", ["features", "head_features"])
 def test_features_that_the_channels_do_not_divide(name, field):
     with pytest.raises(ValueError, match=r"(?m)^3 channels of the image do not divide (4|8) features$"):
@@ -345,7 +347,7 @@ def test_pixelcnnpp_takes_no_map():
         shapes_of(conditional("pixelcnnpp", "map"), integers(2, 2, 4, 4, 3), CONDITIONS["map"][1])
 
 
-@pytest.mark.parametrize("name", ["gated_pixelcnn", "pixelcnn"])
+@pytest.mark.parametrize("name", [name for name in UNCONDITIONAL if name != "pixelcnnpp"])
 def test_a_map_is_as_large_as_the_image(name):
     with pytest.raises(
         ValueError, match=r"(?m)^cond: a map of the image's size \(4, 5\) is wanted, got \(4, 4\)$"
@@ -371,5 +373,6 @@ def test_kernels_made_before_the_loop_are_those_made_in_it(name, monkeypatch):
     noise = np.random.default_rng(0).random(x.shape, np.float32)
     before = arjax.sample_from_noise(model, variables, noise)
     monkeypatch.setattr("arjax.sampling._fixed", lambda *args: {})
-    within = arjax.sampling._sample.__wrapped__(model, variables, Plan(noise), None, jnp.float32(1), "cached")[0]
+    args = model, variables, Plan(noise), None, jnp.float32(1), None, "cached"
+    within, _ = arjax.sampling._sample.__wrapped__(*args)
     np.testing.assert_array_equal(before, within)

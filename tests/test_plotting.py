@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from arjax import plotting
+from arjax.data import mel_centres
 from arjax.distributions import Bernoulli, Categorical
 from arjax.layers import Classes
 from arjax.models import MADE, GatedPixelCNN, Histogram
@@ -120,6 +121,52 @@ def test_curves_have_the_numbers(figures, event, unit, factor):
     np.testing.assert_allclose((*best.get_xdata(), *best.get_ydata()), (20, 6.5 * factor))
     assert set(baseline.get_ydata()) == {3.0}
     assert baseline.get_label() == "histogram: 3"
+
+
+def test_spectrograms(figures):
+    tone = 0.5 * np.sin(2 * np.pi * 1000 * np.arange(4000) / 8000)
+    waves = [tone, np.zeros(2000), 0.25 * tone[:3000]]
+    plotting.spectrograms(waves, "unused.png", rate=8000, columns=2, titles=["tone", "silence", "softly"])
+    axes = np.array(figures[0].axes).reshape(4, 2)
+    above, below = axes[::2].ravel(), axes[1::2].ravel()
+    assert [ax.get_title() for ax in above] == ["tone", "silence", "softly", ""]
+    for wave, waveform, spectrogram in zip(waves, above, below, strict=False):
+        (line,), (image,) = waveform.get_lines(), spectrogram.images
+        np.testing.assert_allclose(line.get_xdata(), np.arange(len(wave)) / 8000)
+        np.testing.assert_array_equal(line.get_ydata(), wave)
+        loudest = 0.125 if wave is waves[2] else 0.5
+        np.testing.assert_allclose(waveform.get_ylim(), (-loudest, loudest))
+        assert image.get_array().shape == (64, len(wave) // 40)
+        assert spectrogram.get_xlim() == (0, 0.5)
+        assert image.get_clim() == (0, 1)
+    loud, silent, soft = (ax.images[0].get_array() for ax in below[:3])
+    assert abs(mel_centres(8000, 64)[loud[:, 50].argmax()] - 1000) < 40
+    assert not silent.any()
+    np.testing.assert_allclose(loud[:, 50].max() - soft[:, 50].max(), np.log10(4) / 5, rtol=1e-3)
+    assert not below[3].images
+
+
+def test_spectrograms_are_written(tmp_path):
+    plotting.spectrograms([RNG.uniform(-1, 1, 1600)], tmp_path / "noise.png", rate=16_000)
+    assert pixels(tmp_path / "noise.png").shape == (255, 480, 3)
+
+
+@pytest.mark.parametrize(
+    ("waves", "change", "message"),
+    [
+        ([], {}, "waveforms of finite floats (n,) are wanted, got none"),
+        ([np.zeros(99, int)], {}, "got int64 (99,)"),
+        ([np.zeros((99, 2))], {}, "got float64 (99, 2)"),
+        ([np.full(99, np.nan)], {}, "waveforms of finite floats"),
+        ([np.zeros(39)], {}, "got 39 samples and a hop of 40; want a sound of at least one hop"),
+        ([np.zeros(99)], {"titles": ["a", "b"]}, "1 titles are wanted, got 2"),
+    ],
+)
+def test_spectrograms_refuse(tmp_path, waves, change, message):
+    with pytest.raises(ValueError, match=re.escape(message)) as error:
+        plotting.spectrograms(waves, tmp_path / "a.png", rate=8000, **change)
+    assert "\n" not in str(error.value)
+    assert not list(tmp_path.iterdir())
 
 
 def test_receptive_field_map():

@@ -11,12 +11,12 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from helpers import apply, pixelcnn_field, random_variables, stepped_params
+from helpers import apply, pixelcnn_field, random_variables, row_lstm_field, stepped_params
 from zoo import ZOO
 
 import arjax
 from arjax import training
-from arjax.models import PixelCNN
+from arjax.models import PixelCNN, RowLSTM
 
 NAMES = list(ZOO)
 CONDITIONAL = [name for name in NAMES if ZOO[name]()[2] is not None]
@@ -84,8 +84,8 @@ def test_shapes(name):
 def expected_receptive_field(name, model, ranks, event):
     """`field[i, j]`: whether the conditional of position i depends on position j."""
     field = ranks[:, None] > ranks
-    if isinstance(model, PixelCNN):
-        pixels = pixelcnn_field(model, *event[:2])
+    if isinstance(model, PixelCNN) or getattr(model, "layer", None) is RowLSTM:
+        pixels = (pixelcnn_field if isinstance(model, PixelCNN) else row_lstm_field)(model, *event[:2])
         return field & np.kron(pixels | np.eye(len(pixels), dtype=bool), np.ones((model.channels,) * 2, bool))
     if name == "histogram":
         return np.zeros_like(field)

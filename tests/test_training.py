@@ -211,6 +211,26 @@ def test_progress_is_a_line_per_evaluation(tmp_path, capsys, monkeypatch):
     assert printed[0].startswith("step 2  train_nats ")
 
 
+@pytest.mark.parametrize("bar", [True, False])
+def test_on_eval_gets_the_saved_state_and_the_new_line(tmp_path, capsys, monkeypatch, bar):
+    if not bar:
+        monkeypatch.setattr(training, "tqdm", None)
+    seen = []
+
+    def on_eval(state, line):
+        print("called at", line["step"])
+        assert_same_bits(state, latest(tmp_path))
+        seen.append((int(state.step), line))
+
+    state, history = fit(tmp_path, steps=5, progress=True, on_eval=on_eval)
+    assert seen == [(line["step"], line) for line in history]
+    assert [step for step, _ in seen] == [2, 4, 5]
+    printed = [line.split("train_nats")[0].strip() for line in capsys.readouterr().out.splitlines()]
+    assert printed == [text for k in (2, 4, 5) for text in (f"step {k}", f"called at {k}")]
+    assert_same_bits(state, fit(tmp_path, steps=5, on_eval=on_eval)[0])
+    assert len(seen) == 3, "a finished run evaluates nothing"
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [

@@ -15,11 +15,14 @@ from arjax.models import (
     MADE,
     RNN,
     ChainRule,
+    DiagonalBiLSTM,
     GatedPixelCNN,
     Histogram,
     PixelCNN,
     PixelCNNPP,
+    PixelRNN,
     PixelSNAIL,
+    RowLSTM,
     TemporalConv,
     Transformer,
     WaveNet,
@@ -41,6 +44,10 @@ def gated_pixelcnn(output, *, features=8, num_layers=3, **fields):
 
 def wavenet(output, *, dilations=(1, 2, 4), **fields):
     return WaveNet(output, dilations, features=6, gate_features=6, skip_features=8, **fields)
+
+
+def pixelrnn(output, layer, num_layers, *, channels=1, **fields):
+    return PixelRNN(output, channels, 9, num_layers, layer, first_kernel_size=3, head_features=24, **fields)
 
 
 def transformer(event, output, *, num_layers=2, **fields):
@@ -178,6 +185,18 @@ ZOO = {
         RNN(Categorical(3), features=8, cell=nn.GRUCell, conditioning=Upsampling(2, (2,), learned=False)),
         integers(3, 4, 6),
         floats(4, 3, 2),
+    ),
+    "pixelrnn_row": lambda: (pixelrnn(Bernoulli(), RowLSTM, 2), integers(2, 4, 3, 4, 1), None),
+    "pixelrnn_row_rgb": lambda: (
+        pixelrnn(Categorical(2), RowLSTM, 1, channels=3, conditioning=Classes(5)),
+        integers(2, 4, 2, 2, 3),
+        LABELS,
+    ),
+    "pixelrnn_diagonal": lambda: (pixelrnn(Bernoulli(), DiagonalBiLSTM, 1), integers(2, 4, 3, 4, 1), None),
+    "pixelrnn_diagonal_rgb": lambda: (
+        pixelrnn(Categorical(2), DiagonalBiLSTM, 2, channels=3, conditioning=Classes(5)),
+        integers(2, 4, 2, 2, 3),
+        LABELS,
     ),
     "transformer": lambda: (transformer((9,), Categorical(2), conditioning=Classes(5)), integers(2, 4, 9), LABELS),
     "transformer_agnostic": lambda: (

@@ -120,7 +120,7 @@ def load_audio(
               permutation, what has no splits is divided 8:1:1 and what has no validation split 9:1.
         split: ``"train"``, ``"valid"`` or ``"test"``.
         data_dir: The folder of the files, or of a subfolder of that name; by default ``$ARJAX_DATA_DIR``.
-            Spoken digits not found there are taken from tensorflow-datasets.
+            Spoken digits not found there are taken from tensorflow-datasets, whose sounds TensorFlow has to read.
         rate: Sampling rate in Hz, to which sounds are resampled.
         levels: Number of values of a sample.
         encoding: ``"mu_law"`` or ``"linear"``, see `mu_law_encode` and `linear_encode`.
@@ -246,8 +246,8 @@ def _read_wavs(path: Path) -> dict[str, bytes]:
 def _ljspeech(split: str, folders: list[Path]) -> _Clips:
     try:
         wavs = sorted(find(folders, "LJSpeech-1.1/wavs/*.wav").parent.glob("*.wav"))
-    except FileNotFoundError as error:
-        raise FileNotFoundError(f"ljspeech_16: {error}") from None
+    except FileNotFoundError as missing:
+        raise FileNotFoundError(f"ljspeech_16: {missing}; {SOURCES['ljspeech_16']} has it") from None
     part = {"train": slice(-4), "valid": slice(-4, -2), "test": slice(-2, None)}[split]
     return _Clips([partial(read_audio, wav) for wav in wavs[part]])
 
@@ -274,6 +274,13 @@ AUDIO_SETS: dict[str, Callable[[str, list[Path]], _Clips]] = {
 }
 
 
+SOURCES = {
+    "tiny_shakespeare": "https://github.com/karpathy/char-rnn",
+    "spoken_digit": "https://github.com/Jakobovski/free-spoken-digit-dataset",
+    "ljspeech_16": "https://keithito.com/LJ-Speech-Dataset",
+}
+
+
 def _either(name: str, from_files: Callable[[], T], from_tfds: Callable[[], T]) -> T:
     try:
         return from_files()
@@ -281,4 +288,5 @@ def _either(name: str, from_files: Callable[[], T], from_tfds: Callable[[], T]) 
         try:
             return from_tfds()
         except (FileNotFoundError, ImportError) as error:
-            raise FileNotFoundError(f"{name}: {missing}; {' '.join(str(error).split())}") from None
+            how = " ".join(str(error).split())
+            raise FileNotFoundError(f"{name}: {missing}; {SOURCES[name]} has it; {how}") from None

@@ -209,7 +209,7 @@ class Attention(nn.Module):
 
 
 def attend(queries: Array, parts: list[tuple[Array, Array, Array]]) -> Array:
-    """Softmax of scaled products over the keys of all `parts`: keys, values, and `(t, n)`, which of them are seen.
+    """Softmax of scaled products over the keys of all `parts`: keys, values, and who sees whom, a mask `(t, n)`.
 
     Queries are `Float[b, heads, t, k]`; keys and values `Float[b, n, ...]`, or `Float[b, t, n, ...]` where each
     query has its own. A query that sees nothing gets zeros.

@@ -116,11 +116,11 @@ def causal_conv(
         # On a CPU the kernel's gradient of a convolution along columns takes 3 times as long.
         return lax.platform_dependent(x, kernel, cpu=matmul if axis == 2 else convolution, default=convolution)
     if x.ndim == 3 and dilation >= BLOCK and kernel.shape[0] > 1:
-
-        def past(taps: list[Array]) -> Array:
-            return jnp.concatenate(taps, -1) @ kernel[:-1].reshape(-1, kernel.shape[-1])
-
-        return x @ kernel[-1] + from_before(module, x, kernel.shape[0], dilation, past)
+        # Sliced before the loop of a sampler: in it, each slice would be a copy at every step.
+        present = once(module, "present", lambda: kernel[-1])
+        past = once(module, "past", lambda: kernel[:-1].reshape(-1, kernel.shape[-1]))
+        before = from_before(module, x, kernel.shape[0], dilation, lambda taps: jnp.concatenate(taps, -1) @ past)
+        return x @ present + before
     if x.ndim == 3 or axis == 2 or dilation > 1:
         return matmul(x, kernel)
     return _convolution(remembered(module, x, span, axis), kernel, axis, dilation, stride, 0)

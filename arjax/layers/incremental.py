@@ -174,10 +174,10 @@ def recall(
             module.put_variable("block", name, own[name])
             module.put_variable("present", name, x)
         module.put_variable("block", "number", number + 1)
-        parts = [Part(*(module.get_variable("past", name) for name in Part._fields))]
+        parts = [_found(module, "past")]
         if module.has_variable("before", "keys"):
-            each = Part(*(module.get_variable("before", name) for name in Part._fields))
-            parts.append(each._replace(positions=each.positions[0]))
+            besides = _found(module, "before")
+            parts.append(besides._replace(positions=besides.positions[0]))
         parts.append(Part(own["keys"], own["values"], first + jnp.arange(BLOCK)))
         return first + number[None], parts
     slots = max(-(-slots // BLOCK), 2) * BLOCK
@@ -193,7 +193,8 @@ def recall(
 
     def read(places: Array) -> Part:
         places = jnp.where(places < position.value, places, ABSENT)
-        return Part(jnp.take(held["keys"], places % slots, 1), jnp.take(held["values"], places % slots, 1), places)
+        keys, values = (jnp.take(x, places % slots, 1) for x in held.values())
+        return Part(keys, values, places)
 
     if module.is_mutable_collection("past"):
         for_all, for_each = together(position.value), apart(present)
@@ -208,6 +209,11 @@ def recall(
         memory[name].value = _written(held[name], position.value, x)
     position.value = position.value + keys.shape[1]
     return present, [everything, Part(keys, values, present)]
+
+
+def _found(module: nn.Module, collection: str) -> Part:
+    found: list[Array] = [module.get_variable(collection, name) for name in Part._fields]
+    return Part(*found)
 
 
 def commit(cache: dict, present: dict) -> dict:

@@ -6,6 +6,9 @@ from arjax.models.histogram import Histogram as Histogram
 from arjax.models.made import MADE as MADE
 from arjax.models.pixelcnn import PixelCNN as PixelCNN
 from arjax.models.pixelcnnpp import PixelCNNPP as PixelCNNPP
+from arjax.models.pixelrnn import DiagonalBiLSTM as DiagonalBiLSTM
+from arjax.models.pixelrnn import PixelRNN as PixelRNN
+from arjax.models.pixelrnn import RowLSTM as RowLSTM
 from arjax.models.pixelsnail import PixelSNAIL as PixelSNAIL
 from arjax.models.rnn import RNN as RNN
 from arjax.models.temporal_conv import TemporalConv as TemporalConv

@@ -196,7 +196,7 @@ class PixelSNAIL(nn.Module):
             return [None] * count
         if s.shape[1:3] != (1, 1):
             raise ValueError(f"cond: what has no location is wanted, got a map of shape {s.shape}")
-        return jnp.split(self.projection(s[:, 0]), count, axis=-1)
+        return [*jnp.split(self.projection(s[:, 0]), count, axis=-1)]
 
     def conditionals(self, x: Array, context: Sequence[Array | None], *, train: bool = False) -> Array:
         """The joint parameters of pixels in the order of generation: `Float[b, t, num_joint_params]`."""

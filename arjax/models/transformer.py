@@ -148,8 +148,8 @@ class Transformer(nn.Module):
             raise ValueError(f"positions are 'learned' or 'rotary', got {self.positions!r}")
         if self.positions == "rotary" and self.features // self.num_heads < 2 * len(self.places):
             raise ValueError(
-                f"rotary positions of {len(self.places)} axes want heads of {2 * len(self.places)} channels, "
-                f"got {self.features // self.num_heads}"
+                f"rotary positions of {len(self.places)} axes want heads of {2 * len(self.places)} channels or "
+                f"more, got {self.features // self.num_heads}"
             )
         if self.channels and self.event[-1:] != (self.channels,):
             raise ValueError(f"{self.channels} channels are the last axis of an event, got {self.event}")
@@ -258,7 +258,7 @@ class Transformer(nn.Module):
         return index if ranks is None else jnp.take(index, orderings.inverse(ranks), axis=0)
 
     def _embedded(self, ranks: Array | None) -> Array:
-        """The sum over all axes of the embeddings of what is read and what comes next: `Float[n, features]`."""
+        """The sum of embeddings of what is read and of what comes next, along all axes: `Float[n, features]`."""
         first = np.cumsum((0, *self.places[:-1]))
         rows = self._axes(ranks) + jnp.asarray(first)[None]
         read, following = self.place_embeddings.astype(self.dtype)
