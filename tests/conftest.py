@@ -8,6 +8,7 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ["JAX_THREEFRY_PARTITIONABLE"] = "false"  # compiles initialisations in a tenth of the time
 
 import jax
+import pytest
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
@@ -15,3 +16,13 @@ jax.config.update(
     "jax_compilation_cache_dir", str(pathlib.Path(tempfile.gettempdir()) / f"arjax-tests-{os.getuid()}")
 )
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+
+MAPS = pathlib.Path("/proc/self/maps")
+
+
+@pytest.fixture(autouse=True)
+def bounded_memory_maps():
+    """Drop compiled programs in time: each holds memory maps, of which Linux lets a process have 65,530."""
+    yield
+    if MAPS.exists() and MAPS.read_bytes().count(b"\n") > 30_000:
+        jax.clear_caches()
