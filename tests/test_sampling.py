@@ -227,6 +227,11 @@ MOVES = {
 """Primitives that compute nothing."""
 
 
+def constants_of_scan(params):
+    """How many inputs, its first ones, are the same at every step; jax 0.12 tells them by a tree."""
+    return params["num_consts"] if "num_consts" in params else len(params["ft_in"].unpack()[0])
+
+
 def work_on_constants(jaxpr, constant=None, inside=False):
     """Equations in loops whose inputs do not change within the innermost one: `{(primitive, shape)}`."""
     constant = [True] * len(jaxpr.invars) if constant is None else constant
@@ -241,8 +246,8 @@ def work_on_constants(jaxpr, constant=None, inside=False):
             if hasattr(getattr(value, "jaxpr", value), "eqns")
         ]
         if eqn.primitive.name == "scan":
-            changes = len(given) - eqn.params["num_consts"]
-            found |= work_on_constants(inner[0], [True] * eqn.params["num_consts"] + [False] * changes, True)
+            same = constants_of_scan(eqn.params)
+            found |= work_on_constants(inner[0], [True] * same + [False] * (len(given) - same), True)
         elif inner:
             for sub in inner:
                 found |= work_on_constants(sub, given[len(given) - len(sub.invars) :], inside)
