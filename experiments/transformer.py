@@ -15,7 +15,8 @@ validation text, nats per character; on the test images, bits/dim:
                random                        1.934
                any, one random order         2.175
                any, mixture of 8 orders      2.154
-    mnist                                        -    not yet measured
+    mnist      raster                       108.85    nats, 300 steps of 2,000: 15 minutes each on one CPU core
+               zigzag                       108.53    (histogram 205.79)
 
 text: 4 layers of 128 channels read 128 characters. The validation text is scored in windows of 64 characters, each
 after 64 of context. samples.txt holds a text as long as an event.
