@@ -305,10 +305,13 @@ _METHODS = {"cached": _cached, "naive": _naive, "fixed_point": _fixed_point}
 
 def _with_evidence(noise: Array, evidence: tuple[ArrayLike, ArrayLike], levels: int) -> Plan:
     values, known = (jnp.asarray(array) for array in evidence)
-    for name, array, kind in (("values", values, jnp.integer), ("mask", known, jnp.bool_)):
+    for name, array, wanted, kind in (
+        ("values", values, "integer", jnp.integer),
+        ("mask", known, "bool", jnp.bool_),
+    ):
         if array.shape != noise.shape or not jnp.issubdtype(array.dtype, kind):
             raise ValueError(
-                f"evidence {name}: {kind.__name__} of the sample's shape {noise.shape} is wanted, "
+                f"evidence {name}: {wanted} of the sample's shape {noise.shape} is wanted, "
                 f"got {array.dtype} of {array.shape}"
             )
     if not isinstance(values, jax.core.Tracer) and not isinstance(known, jax.core.Tracer):
