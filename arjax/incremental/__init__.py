@@ -1,0 +1,1 @@
+"""Cached samplers derived from the parallel pass."""

@@ -1,0 +1,457 @@
+"""A function interpreted along one axis: what a step of it computes, and what is remembered between steps."""
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jax.extend import core as jex
+
+from arjax.incremental.memories import FAR, Memory, Ring, Window
+from arjax.incremental.values import (
+    KNOWN,
+    Const,
+    Facts,
+    Late,
+    Node,
+    Tracked,
+    Value,
+    along,
+    at_once,
+    demanded,
+    fixed,
+    resized,
+)
+
+INLINE = frozenset(
+    "pjit jit closed_call core_call custom_jvp_call custom_vjp_call custom_vjp_call_jaxpr remat remat2 checkpoint "
+    "custom_lin".split()
+)
+CALLEES = ("jaxpr", "call_jaxpr", "fun_jaxpr")
+
+
+class NoRule(Exception):  # noqa: N818
+    """This operation cannot be done along this axis: why."""
+
+
+class Flip(Exception):  # noqa: N818
+    """The other operand of a product has the axis of positions."""
+
+
+class Period(Exception):  # noqa: N818
+    """A step has to have a multiple of so many positions."""
+
+
+class Level:
+    """A function interpreted along `axis` of its input; its outputs are `outs`.
+
+    Attributes:
+        inputs: sources, the input's pieces.
+        outs: the outputs, flat.
+    """
+
+    rules: dict[str, Callable[..., Any]]
+    inputs: list[Node]
+
+    def __init__(self, function: Callable[[Any], Any], example: Any, axis: int, facts: Facts):
+        """Traces `function` at `example`, an array or its shape and dtype."""
+        self.example, self.axis, self.facts = example, axis, facts
+        self.path: list[str] = []
+        self.closed = jax.make_jaxpr(function)(jax.ShapeDtypeStruct(example.shape, example.dtype))
+
+    @property
+    def length(self) -> int:
+        """Of the axis."""
+        return self.example.shape[self.axis]
+
+    def interpret(self, jaxpr: Any, consts: Sequence[Value], args: Sequence[Value]) -> list[Value]:
+        """The outputs of `jaxpr`, equation by equation."""
+        env: dict[Any, Value] = dict(zip([*jaxpr.constvars, *jaxpr.invars], [*consts, *args], strict=True))
+
+        def read(v: Any) -> Value:
+            return Const(v.val) if isinstance(v, jex.Literal) else env[v]
+
+        for eqn in jaxpr.eqns:
+            ins = [read(v) for v in eqn.invars]
+            self.path.append(str(eqn.source_info.name_stack))
+            outs = self.equation(eqn, ins)
+            self.path.pop()
+            for v, out in zip(eqn.outvars, outs, strict=True):
+                assert not isinstance(out, Tracked) or out.shape == tuple(v.aval.shape), (eqn, out.shape)
+                env[v] = out
+        return [read(v) for v in jaxpr.outvars]
+
+    def equation(self, eqn: Any, ins: list[Value]) -> list[Value]:
+        """The outputs of one equation."""
+        name = eqn.primitive.name
+        if name == "cond" and eqn.params.get("branches_platforms"):
+            return self.call(_branch(eqn), ins[1:])
+        if name in INLINE:
+            return self.call(next(eqn.params[k] for k in CALLEES if k in eqn.params), ins)
+        if all(isinstance(a, Const) for a in ins):
+            return evaluated(eqn, ins, self.facts)
+        late = next((a for a in ins if isinstance(a, Late)), None)
+        try:
+            if late is not None:
+                raise NoRule(late.why)
+            if name not in self.rules:
+                raise NoRule(f"{self.where(eqn)}: there is no rule for it along {self.named_axis(ins)}")
+            outs = self.rules[name](self, eqn, ins)
+        except NoRule as refusal:
+            return self.without_rule(eqn, ins, refusal)
+        return self.with_whole(eqn, ins, outs)
+
+    def call(self, callee: Any, ins: Sequence[Value]) -> list[Value]:
+        """The outputs of a jaxpr that an equation calls."""
+        closed = callee if hasattr(callee, "consts") else jex.ClosedJaxpr(callee, ())
+        return self.interpret(getattr(closed, "jaxpr", closed), [Const(c) for c in closed.consts], ins)
+
+    def without_rule(self, eqn: Any, ins: list[Value], refusal: NoRule) -> list[Value]:
+        """What is made of an equation that no rule fits."""
+        return [Late(str(refusal))] * len(eqn.outvars)
+
+    def with_whole(self, eqn: Any, ins: list[Value], outs: list[Value]) -> list[Value]:
+        """The outputs, with the whole arrays of a prompt."""
+        return outs
+
+    def where(self, eqn: Any) -> str:
+        """The operation and its module, as refusals name them."""
+        path = "/".join(part for part in self.path if part)
+        return f"`{eqn.primitive.name}`" + (f" in {path}" if path else "")
+
+    def named_axis(self, ins: Iterable[Value]) -> str:
+        """The axis of positions of an equation's operands."""
+        axes = {a.axis for a in ins if isinstance(a, Tracked) and a.axis is not None}
+        return f"axis {' and '.join(map(str, sorted(axes)))}, which has the positions"
+
+    def aligned(self, operands: Sequence[Value], places: Sequence[int | None]) -> list[Value]:
+        """Operands whose pieces belong together one by one."""
+        raise NotImplementedError
+
+    def parts(self, const: Const, axis: int, like: Tracked) -> list[Node]:
+        """The slices of a constant that belong to the pieces of an array."""
+        raise NotImplementedError
+
+    def local(
+        self,
+        operands: Sequence[Value],
+        places: Sequence[int | None],
+        axis: int,
+        shape: Iterable[int],
+        dtype: Any,
+        function: Callable[..., Any],
+        history: int | None = None,
+    ) -> Tracked:
+        """A result each of whose indices along `axis` is made of the same index of its operands.
+
+        Args:
+            operands: constants and tracked arrays.
+            places: where the axis is in a constant, None where it has none; of no meaning for tracked arrays.
+            axis: where the axis is in the result.
+            shape: of the result.
+            dtype: of the result.
+            function: `function(width, *values)` of pieces with so many indices.
+            history: the result's axis of the history, if it has one.
+        """
+        operands = self.aligned(operands, places)
+        tracked = [a for a in operands if isinstance(a, Tracked)]
+        like = tracked[0]
+        columns = []
+        for a, place in zip(operands, places, strict=True):
+            if isinstance(a, Tracked):
+                columns.append(a.pieces)
+            elif place is not None:
+                columns.append(self.parts(a, place, like))
+            else:
+                columns.append([fixed(a.value)] * len(like.pieces))
+        pieces = [
+            Node(lambda *values, width=width: function(width, *values), deps)
+            for width, deps in zip(like.piece_sizes(), zip(*columns, strict=True), strict=True)
+        ]
+        prefix = None
+        if like.off < 0:
+            firsts = [
+                a.prefix
+                if isinstance(a, Tracked)
+                else a.value
+                if place is None
+                else a.slice(place, 0, -like.off)
+                for a, place in zip(operands, places, strict=True)
+            ]
+            prefix = function(-like.off, *firsts)
+        of_history = next((a for a in tracked if a.history is not None), like)
+        return Tracked(
+            pieces,
+            axis,
+            like.off,
+            tuple(shape),
+            dtype,
+            prefix,
+            like.sizes,
+            history,
+            of_history.product,
+            all(a.clean for a in tracked),
+            of_history.lead,
+            next((a.blame for a in tracked if a.blame), None),
+        )
+
+
+class Loop(Level):
+    """A level with a step for every position, or for every period of a network with strides.
+
+    Attributes:
+        width: positions of a step: the period.
+        inner: whether the positions of a step have loops of their own.
+        clock: a source, the number of the step.
+        memories: what is carried from step to step.
+        bounded: whether it holds for `length` positions alone, since something is known for each of them.
+        assumed: what could not be proved, in words, or None.
+    """
+
+    rules: dict[str, Callable[..., Any]] = {}
+
+    def __init__(
+        self,
+        function: Callable[[Any], Any],
+        example: Any,
+        axis: int,
+        facts: Facts,
+        inner: bool = False,
+        prompt: bool = False,
+    ):
+        """Interprets `function`, again where that shows the period, or which operand of a product is which.
+
+        `prompt` says that the input is known as a whole: see `whole_input`.
+        """
+        super().__init__(function, example, axis, facts)
+        self.inner, self.width, self.flips = inner, 1, set[int]()
+        self.whole_input = Node(None, last=-1) if prompt else None
+        while True:
+            self.clock = Node(None, last=-1)
+            self.inputs = [Node(None, last=p) for p in range(self.width)]
+            self.memories: list[Memory] = []
+            self.readers: dict[Any, Any] = {}
+            self.products, self.bounded, self.assumed = 0, False, None
+            x = Tracked(list(self.inputs), axis, 0, tuple(example.shape), example.dtype, whole=self.whole_input)
+            try:
+                self.outs = self.interpret(self.closed.jaxpr, [Const(c) for c in self.closed.consts], [x])
+                break
+            except Flip as flip:
+                self.flips.add(flip.args[0])
+            except Period as period:
+                self.width = math.lcm(self.width, period.args[0])
+                if self.length % self.width:
+                    raise ValueError(
+                        f"a network with a period of {self.width} positions wants an axis {axis} that it divides, "
+                        f"got {self.length}"
+                    ) from None
+        self.outs = [self.ended(out) if isinstance(out, Tracked) else out for out in self.outs]
+
+    def rate(self, a: Tracked) -> int:
+        """Positions for each index of an array."""
+        return self.width // len(a.pieces)
+
+    def count(self, rate: int) -> int:
+        """Indices at a step of an array with so many positions for each."""
+        if self.width % rate:
+            raise Period(math.lcm(self.width, rate))
+        return self.width // rate
+
+    def with_whole(self, eqn: Any, ins: list[Value], outs: list[Value]) -> list[Value]:
+        """Each output with the node of the whole array, made by the equation itself."""
+        if self.whole_input is None:
+            return outs
+        wholes = [whole(a) for a in ins]
+        both = Node(lambda *values: bind(eqn, *values), wholes)
+        many = eqn.primitive.multiple_results
+        return [
+            replace(out, whole=Node(lambda v, i=i: v[i], [both]) if many else both)
+            if isinstance(out, Tracked) and out.whole is None
+            else out
+            for i, out in enumerate(outs)
+        ]
+
+    def aligned(self, operands: Sequence[Value], places: Sequence[int | None]) -> list[Value]:
+        """Tracked operands with the same lag."""
+        tracked = [a for a in operands if isinstance(a, Tracked)]
+        if len({len(a.pieces) for a in tracked}) > 1:
+            raise NoRule("arrays with different strides meet along the axis of positions")
+        off = max(a.off for a in tracked)
+        return [self.delayed(a, off - a.off) if isinstance(a, Tracked) else a for a in operands]
+
+    def parts(self, const: Const, axis: int, like: Tracked) -> list[Node]:
+        """The slices of a constant for the present step."""
+        count = len(like.pieces)
+        if not const.varies(axis):
+            return [fixed(const.slice(axis, 0, 1))] * count
+        self.bounded = True
+        return [
+            Node(lambda t, j=j: const.slice(axis, t * count - like.off + j, 1), [self.clock]) for j in range(count)
+        ]
+
+    def taps(self, a: Tracked, places: Sequence[int]) -> list[Node]:
+        """The pieces at `places`, counted from the first of the step; those below 0 from a memory."""
+        past = sorted({j for j in places if j < 0})
+        read: dict[int, Node] = {}
+        if past:
+            kind = Ring if -past[0] >= FAR else Window
+            read = dict(zip(past, self.memory(kind, a).read(past), strict=True))
+        return [read[j] if j < 0 else a.pieces[j] for j in places]
+
+    def memory(self, kind: type, a: Tracked) -> Any:
+        """The memory of an array, one of each kind."""
+        key = kind, a.axis, a.off, *a.pieces
+        if key not in self.readers:
+            self.readers[key] = kind(self, a)
+        return self.readers[key]
+
+    def delayed(self, a: Tracked, steps: int) -> Tracked:
+        """The array, lagging so many indices more behind the input."""
+        if steps == 0:
+            return a
+        off = a.off + steps
+        prefix = a.prefix[along(a.axis, 0, -off)] if off < 0 else None  # type: ignore[arg-type]
+        return replace(a, pieces=self.taps(a, [j - steps for j in range(len(a.pieces))]), off=off, prefix=prefix)
+
+    def ended(self, a: Tracked) -> Tracked:
+        """Nothing is early that need not be: an array no longer than the event waits for its positions."""
+        assert a.axis is not None
+        early = a.off < 0 and a.shape[a.axis] * self.rate(a) <= self.length
+        return self.delayed(a, -a.off) if early else a
+
+    def strided(self, a: Tracked, start: int, stride: int) -> tuple[int, list[int]]:
+        """For indices `start`, `start + stride`, ... of an array: the lag, and the places of those of a step.
+
+        Nothing is early unless the array is: then it waits for its positions or to be used.
+        """
+        count = self.count(self.rate(a) * stride)
+        ahead = start + a.off + (count - 1) * stride - (len(a.pieces) - 1)
+        off = -(-ahead // stride)
+        return off, [start + a.off - off * stride + j * stride for j in range(count)]
+
+    def masked(self, a: Tracked, value: Any, before: bool, after: bool) -> Tracked:
+        """The array with `value` at indices that it does not have, where a step may compute such."""
+        assert a.axis is not None
+        length, axis, count = a.shape[a.axis], a.axis, len(a.pieces)
+        low, high = before and a.off > 0, after and (length + a.off) * self.rate(a) < self.length
+        if not (low or high):
+            return a
+
+        def function(t: Any, x: Any, j: int) -> Any:
+            index = t * count - a.off + j
+            there = index >= 0 if low else index < length
+            if low and high:
+                there &= index < length
+            return jnp.where(there, x, jnp.asarray(value, x.dtype))
+
+        pieces = [
+            Node(lambda t, x, j=j: function(t, x, j), [self.clock, piece]) for j, piece in enumerate(a.pieces)
+        ]
+        return replace(a, pieces=pieces)
+
+    def padded(self, a: Tracked, before: int, after: int, value: Any) -> Tracked:
+        """The array with `value` before and after it along its axis; negative amounts crop."""
+        assert a.axis is not None
+        axis, length = a.axis, a.shape[a.axis] + before + after
+        a = self.masked(a, value, before > 0, after > 0)
+        off, prefix, entire = a.off - before, None, a.whole
+        if off < 0:
+            first = jnp.full(resized(a.shape, axis, min(max(before, 0), -off)), value, a.dtype)
+            if a.prefix is not None:
+                first = jnp.concatenate([first, a.prefix[along(axis, max(-before, 0), None)]], axis)
+            prefix = first[along(axis, 0, -off)]
+        if entire is not None:
+            config = [(before, max(after, 0), 0) if i == axis else (0, 0, 0) for i in range(len(a.shape))]
+            entire = Node(lambda x: lax.pad(x, jnp.asarray(value, x.dtype), config), [entire])
+        out = self.ended(
+            replace(a, off=off, prefix=prefix, shape=resized(a.shape, axis, length), whole=entire)
+        )  # its memory may hold what is cropped
+        if entire is None or after >= 0:
+            return out
+        return replace(out, whole=Node(lambda x: lax.slice_in_dim(x, 0, length, axis=axis), [entire]))
+
+    def next_product(self) -> int:
+        """The number of the next product, the same each time that the function is interpreted."""
+        self.products += 1
+        return self.products
+
+    # Running it -------------------------------------------------------------------------------------------------
+
+    def carried(self, targets: Iterable[Node]) -> list[Memory]:
+        """The memories that `targets` read, and those that these read to be kept up."""
+        needed: list[Memory] = []
+        targets = list(targets)
+        while True:
+            nodes = set(demanded([*targets, *(m.new for m in needed)]))
+            more = [m for m in self.memories if m.node in nodes and m not in needed]
+            if not more:
+                return [m for m in self.memories if m in needed]
+            needed += more
+
+
+def whole(a: Value) -> Node:
+    """The node of a whole array."""
+    if isinstance(a, Const):
+        return fixed(a.value)
+    assert isinstance(a, Tracked)
+    assert a.whole is not None
+    return a.whole
+
+
+def evaluated(eqn: Any, ins: Sequence[Any], facts: Facts) -> list[Value]:
+    """An equation of constants."""
+    name, params = eqn.primitive.name, eqn.params
+    if name == "broadcast_in_dim" and len(ins) == 1:
+        return [Const(source=(ins[0], params["shape"], params["broadcast_dimensions"]))]
+    size = sum(math.prod(v.aval.shape) for v in eqn.outvars)
+    with at_once(ins, size):
+        outs = bind(eqn, *[a.value for a in ins])
+    outs = outs if eqn.primitive.multiple_results else [outs]
+    if size <= KNOWN and isinstance(outs[0], jax.core.Tracer):
+        facts.note(outs[0], _zeros(eqn, ins, facts))
+    return [Const(out) for out in outs]
+
+
+def _zeros(eqn: Any, ins: Sequence[Const], facts: Facts) -> np.ndarray | None:
+    """Zeros that a masked kernel has whatever its parameters are."""
+    name, params = eqn.primitive.name, eqn.params
+    shape = eqn.outvars[0].aval.shape
+    if name == "mul":
+        known = [z for z in (a.zeros(facts) for a in ins) if z is not None]
+        return np.logical_or.reduce([np.broadcast_to(z, shape) for z in known]) if known else None
+    if name == "select_n" and len(ins) == 3 and ins[0].concrete:
+        cases = [a.zeros(facts) for a in ins[1:]]
+        if all(z is None for z in cases):
+            return None
+        first, second = (np.zeros(shape, bool) if z is None else z for z in cases)
+        return np.where(np.asarray(ins[0].value), second, first)
+    if len(ins) != 1 or (z := ins[0].zeros(facts)) is None:
+        return None
+    if name in ("convert_element_type", "copy", "neg", "square", "reduce_precision"):
+        return z
+    if name == "reshape":
+        return z.reshape(params["new_sizes"])
+    if name == "transpose":
+        return z.transpose(params["permutation"])
+    if name == "squeeze":
+        return z.squeeze(params["dimensions"])
+    if name == "slice":
+        steps = params["strides"] or [1] * z.ndim
+        return z[tuple(map(slice, params["start_indices"], params["limit_indices"], steps))]
+    return None
+
+
+def bind(eqn: Any, *values: Any, **changed: Any) -> Any:
+    """The equation's primitive applied to other values, with `changed` parameters."""
+    return eqn.primitive.bind(*values, **eqn.primitive.get_bind_params(eqn.params | changed))
+
+
+def _branch(eqn: Any) -> Any:
+    """The branch for the platform at hand, of a choice between platforms."""
+    here = jax.default_backend()
+    platforms = eqn.params["branches_platforms"]
+    return eqn.params["branches"][next(i for i, p in enumerate(platforms) if p is None or here in p)]

@@ -1,0 +1,263 @@
+"""Nested loops over the axes of an event: rows, columns, the channels of a pixel; positions of a sequence."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import Array, lax
+
+from arjax.incremental import products as products
+from arjax.incremental import rules as rules
+from arjax.incremental.level import Level, Loop
+from arjax.incremental.memories import Memory
+from arjax.incremental.parts import Parts, joined, refined
+from arjax.incremental.values import Const, Facts, Late, Memo, Node, Tracked, compute, demanded, fixed, resized
+
+FEW = 4
+"""Positions at most along an axis that are taken one after the other without a loop."""
+
+Draw = Callable[[Array, Any], tuple[Array, Any]]
+"""`draw(params, plan) -> (x, kept)`: values of some positions, and arrays of their shape to hand out."""
+
+
+class NotCausal(ValueError):  # noqa: N818
+    """A conditional depends on its own position or on later ones, or it cannot be proved that it does not."""
+
+
+def axes_of(shape: Sequence[int]) -> tuple[int, ...]:
+    """The axes of data `(batch, *event)` in the order of their loops."""
+    return tuple(range(1, len(shape)))
+
+
+def interpreted(function: Any, example: Any, axes: Sequence[int], facts: Facts, assume_causal: bool) -> Level:
+    """The level of the first of `axes`, whose first output is known to be causal along it."""
+    axis, *inner = axes
+    level: Level
+    if example.shape[axis] <= FEW and len(example.shape) > 2 and not inner:
+        level = Parts(function, example, axis, facts)
+    else:
+        level = Loop(function, example, axis, facts, inner=bool(inner))
+        if level.assumed and not assume_causal:
+            raise NotCausal(f"not known to be causal: {level.assumed} (assume_causal=True takes it as it is)")
+    check(level, bool(inner))
+    return level
+
+
+def check(level: Level, inner: bool) -> None:
+    """Raises `NotCausal` unless each conditional sees earlier positions alone, or its own if it has `inner` axes."""
+    out = level.outs[0]
+    if isinstance(out, Late):
+        raise NotCausal(f"not causal: {out.why}")
+    if isinstance(out, Const):
+        return
+    if isinstance(level, Loop) and out.axis != level.axis:
+        raise NotCausal(f"the parameters have the positions on axis {out.axis}, wanted axis {level.axis} of the input")
+    if out.off > 0:
+        raise NotCausal(f"not causal: position i sees position i + {out.off - (not inner)}: {out.blame}")
+    for p, target in enumerate(targets_of(level)):
+        if target.last > p or (target.last == p and not inner):
+            word = "channel" if isinstance(level, Parts) else "position"
+            why = out.blame or (
+                f"shift the input once along axis {level.axis} where it enters, so that it is known before"
+            )
+            what = f"{word} i sees itself" if target.last == p else f"{word} {p} sees {word} {target.last}"
+            raise NotCausal(f"not causal along axis {level.axis}: {what}; {why}")
+
+
+def targets_of(level: Level) -> list[Node]:
+    """The parameters of each position of a step."""
+    out = level.outs[0]
+    if isinstance(out, Const):
+        like = Tracked(level.inputs, level.axis, 0, level.example.shape, level.example.dtype)
+        return level.parts(out, level.axis, like)
+    assert isinstance(out, Tracked)
+    if isinstance(level, Loop):
+        return out.pieces
+    n = level.length
+    if out.axis != level.axis:
+        out = Tracked([joined(out)], level.axis, 0, out.shape, out.dtype, sizes=(n,))
+    return refined(out, (1,) * n).pieces
+
+
+def emitted(level: Level, out: Any) -> bool:
+    """Whether an output is handed out piece by piece."""
+    if isinstance(level, Parts):
+        return isinstance(out, Tracked)
+    return (
+        isinstance(out, Tracked)
+        and isinstance(level, Loop)
+        and out.off == 0
+        and out.history is None
+        and out.shape[out.axis] * level.rate(out) == level.length  # type: ignore[index]
+    )
+
+
+def sampled(
+    level: Level, axes: Sequence[int], draw: Draw, plan: Any, wanted: Sequence[int], context: "Context"
+) -> tuple[Array, Any, list[Array]]:
+    """The values along the level's axis and those in `axes`, what `draw` hands out, and the outputs `wanted`."""
+    if isinstance(level, Parts):
+        memo: Memo = {}
+        targets = targets_of(level)
+        nodes = [joined(level.outs[i]) for i in wanted]
+        x, kept = period(level, targets, [], memo, axes, draw, plan, context)
+        return x, kept, compute(nodes, memo)
+    assert isinstance(level, Loop)
+    stepper = Stepper(level, axes, draw, wanted, context)
+    steps = level.length // level.width
+    xs = jnp.arange(steps, dtype=jnp.int32), jax.tree.map(lambda leaf: cut(leaf, level.axis, level.width), plan)
+    _, (x, kept, values) = lax.scan(stepper, stepper.initial(), xs)
+    x, kept = jax.tree.map(lambda leaf: merged(leaf, level.axis), (x, kept))
+    return x, kept, stepper.outputs(values)
+
+
+class Context:
+    """What the levels of one function share."""
+
+    def __init__(self, assume_causal: bool):
+        """Without facts to begin with."""
+        self.facts, self.assume_causal = Facts(), assume_causal
+
+
+class Stepper:
+    """The body of a loop: `stepper(carry, (t, plan)) -> (carry, (x, kept, outputs))`."""
+
+    def __init__(self, level: Loop, axes: Sequence[int], draw: Draw, wanted: Sequence[int], context: Context):
+        """`wanted` are the numbers of the outputs to hand out."""
+        self.level, self.axes, self.draw, self.context = level, axes, draw, context
+        self.targets = targets_of(level)
+        self.wanted = [level.outs[i] for i in wanted]
+        handed = [node for out in self.wanted if isinstance(out, Tracked) for node in out.pieces]
+        self.memories: list[Memory] = level.carried([*self.targets, *handed])
+        self.after = [*(dep for m in self.memories for dep in m.new.deps), *handed]
+
+    def initial(self) -> list[Any]:
+        """The carry before the first step."""
+        return [memory.initial() for memory in self.memories]
+
+    def __call__(self, carry: Any, step: Any) -> Any:
+        """One period."""
+        level = self.level
+        t, plan = step
+        memo: Memo = {level.clock: t, **dict(zip((m.node for m in self.memories), carry, strict=True))}
+        x, kept = period(level, self.targets, self.after, memo, self.axes, self.draw, plan, self.context)
+        carry = compute([m.new for m in self.memories], memo)
+        values = [
+            jnp.concatenate(compute(out.pieces, memo), out.axis) if len(out.pieces) > 1 else memo_of(out.pieces[0], memo)
+            for out in self.wanted
+            if isinstance(out, Tracked)
+        ]
+        return carry, (x, kept, values)
+
+    def outputs(self, values: list[Array]) -> list[Array]:
+        """The outputs wanted, of what the steps handed out."""
+        handed = iter(values)
+        return [out.value if isinstance(out, Const) else merged(next(handed), out.axis) for out in self.wanted]
+
+
+def memo_of(node: Node, memo: Memo) -> Any:
+    """The value of one node."""
+    return compute([node], memo)[0]
+
+
+def period(
+    level: Level,
+    targets: list[Node],
+    after: list[Node],
+    memo: Memo,
+    axes: Sequence[int],
+    draw: Draw,
+    plan: Any,
+    context: Context,
+) -> tuple[Array, Any]:
+    """The positions of a step one after the other; `memo` gets them, and what `after` needs of their loops."""
+    part = jax.ShapeDtypeStruct(resized(level.example.shape, level.axis, 1), level.example.dtype)
+    xs, kepts = [], []
+    for p, (target, source) in enumerate(zip(targets, level.inputs, strict=True)):
+        own = jax.tree.map(lambda leaf, p=p: lax.slice_in_dim(leaf, p, p + 1, axis=level.axis), plan)
+        if axes:
+            x, kept = inner_loop(part, p, target, source, [*targets[p + 1 :], *after], memo, axes, draw, own, context)
+        else:
+            x, kept = draw(memo_of(target, memo), own)
+        memo[source] = x.astype(part.dtype)
+        xs.append(x)
+        kepts.append(kept)
+    if len(xs) == 1:
+        return xs[0], kepts[0]
+    return jax.tree.map(lambda *leaves: jnp.concatenate(leaves, level.axis), *[(x, k) for x, k in zip(xs, kepts, strict=True)])
+
+
+def inner_loop(
+    part: Any,
+    p: int,
+    target: Node,
+    source: Node,
+    after: list[Node],
+    memo: Memo,
+    axes: Sequence[int],
+    draw: Draw,
+    plan: Any,
+    context: Context,
+) -> tuple[Array, Any]:
+    """One position, by the loops over the other `axes`.
+
+    What depends on it and is needed `after` it is handed out by these loops where it can be, or else computed of
+    the whole position once that is known.
+    """
+    demand = demanded(after, memo)
+    roots = {d for n in demand if n.last > p for d in n.deps if d.last == p}
+    roots |= {n for n in demand if n.last == p and n in set(after)}
+    roots -= {source}
+    found = [n for n in demanded(roots, memo) if n.last == p and n is not source]
+    needed = [n for n in demanded([target], memo) if n.last == p]
+    compute({d for n in [*needed, *found] for d in n.deps if d.last < p} | ({target} if target.last < p else set()), memo)
+    arrays = [n for n in found if not n.many]
+
+    def position(x: Array) -> list[Array]:
+        return compute([target, *arrays], {**memo, source: x})
+
+    level = interpreted(position, part, axes, context.facts, context.assume_causal)
+    place = {n: i for i, n in enumerate(arrays, 1)}
+    wanted, constant, todo, seen = [], [], list(roots), set()
+    while todo:
+        node = todo.pop()
+        if node in seen or node.last != p or node is source:
+            continue
+        seen.add(node)
+        out = level.outs[place[node]] if node in place else None
+        if isinstance(out, Const):
+            constant.append(node)
+        elif emitted(level, out):
+            wanted.append(node)
+        else:
+            todo.extend(node.deps)
+    x, kept, values = sampled(level, axes[1:], draw, plan, [place[n] for n in wanted], context)
+    memo[source] = x.astype(part.dtype)
+    memo.update(zip(wanted, values, strict=True))
+    memo.update((node, level.outs[place[node]].value) for node in constant)  # type: ignore[union-attr]
+    compute(roots, memo)
+    return x, kept
+
+
+def cut(leaf: Array, axis: int, width: int) -> Array:
+    """`[..., n * width, ...] -> [n, ..., width, ...]`."""
+    shape = (*leaf.shape[:axis], leaf.shape[axis] // width, width, *leaf.shape[axis + 1 :])
+    return jnp.moveaxis(leaf.reshape(shape), axis, 0)
+
+
+def merged(leaf: Array, axis: int | None) -> Array:
+    """`[n, ..., width, ...] -> [..., n * width, ...]`."""
+    assert axis is not None
+    leaf = jnp.moveaxis(leaf, 0, axis)
+    return leaf.reshape(*leaf.shape[:axis], -1, *leaf.shape[axis + 2 :])
+
+
+def sample(function: Any, example: Any, draw: Draw, plan: Any, assume_causal: bool = False) -> Any:
+    """What `draw` hands out for all positions of `example`'s shape, whose parameters are `function(x)`."""
+    context, axes = Context(assume_causal), axes_of(example.shape)
+    if len(axes) > 1 and example.shape[axes[-1]] == 1:
+        axes = axes[:-1]
+    level = interpreted(function, example, axes, context.facts, assume_causal)
+    _, kept, _ = sampled(level, axes[1:], draw, plan, [], context)
+    return kept

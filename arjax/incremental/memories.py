@@ -1,0 +1,198 @@
+"""What a loop remembers of the arrays of a step: windows, rings, everything so far, states.
+
+A memory is a source of the step, read through `node`, and `new`, what it holds at the next step. It begins as
+`initial()`, or, where a prompt is known, as `after(whole, steps)` from the parallel pass over it.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import jax.numpy as jnp
+import numpy as np
+from jax import Array, lax
+
+from arjax.incremental.values import Node, Tracked, along, resized
+
+if TYPE_CHECKING:
+    from arjax.incremental.level import Loop
+
+FAR = 16
+"""A past as long as this is a ring buffer, a shorter one a sliding window."""
+
+
+class Memory:
+    """Of `array`; what is read of it is decided while a function is interpreted, so its size is known afterwards."""
+
+    new: Node
+
+    def __init__(self, loop: "Loop", array: Tracked):
+        """Registers itself with the `loop`."""
+        self.loop, self.array, self.node = loop, array, Node(None, last=-1)
+        self.whole = array.whole
+        loop.memories.append(self)
+
+    @property
+    def axis(self) -> int:
+        """Where the positions lie."""
+        assert self.array.axis is not None
+        return self.array.axis
+
+    @property
+    def count(self) -> int:
+        """Indices for each step."""
+        return len(self.array.pieces)
+
+    def initial(self) -> Any:
+        """What it holds before the first step."""
+        raise NotImplementedError
+
+    def after(self, whole: Array, steps: int) -> Any:
+        """What it holds after so many `steps` of which `whole` has all indices."""
+        raise NotImplementedError
+
+    def _empty(self, length: int) -> Array:
+        return jnp.zeros(resized(self.array.shape, self.axis, length), self.array.dtype)
+
+    def _latest(self, whole: Array, end: int, count: int) -> Array:
+        """The `count` indices before `end`, zeros where there are none."""
+        start = end - count
+        part = whole[along(self.axis, max(start, 0), max(end, 0))]
+        missing = count - part.shape[self.axis]
+        return jnp.concatenate([self._empty(missing), part], self.axis) if missing else part
+
+
+class Window(Memory):
+    """The latest `span` indices in order, moved on at every step."""
+
+    def __init__(self, loop: "Loop", array: Tracked):
+        """Remembers nothing until it is read."""
+        super().__init__(loop, array)
+        self.span = 0
+        self.new = Node(self._moved, [self.node, *array.pieces])
+
+    def read(self, places: Sequence[int]) -> list[Node]:
+        """The indices at `places` below 0, counted from the first of the step."""
+        self.span = max(self.span, -min(places))
+        return [
+            Node(lambda held, j=j: held[along(self.axis, self.span + j, self.span + j + 1)], [self.node])
+            for j in places
+        ]
+
+    def read_run(self, start: int) -> Node:
+        """All indices from `start`, below 0, to the latest, as one array."""
+        self.span = max(self.span, -start)
+        return Node(lambda held: held[along(self.axis, self.span + start, None)], [self.node])
+
+    def _moved(self, held: Array, *pieces: Array) -> Array:
+        parts = pieces[-self.span :] if len(pieces) >= self.span else (held, *pieces)
+        if len(parts) == 1:
+            return parts[0]
+        return jnp.concatenate(parts, self.axis)[along(self.axis, -self.span, None)]
+
+    def initial(self) -> Array:
+        """Zeros, and what is known before the first step."""
+        a = self.array
+        known = self._empty(0) if a.off >= 0 else a.prefix
+        return self._latest(known, -a.off if a.off < 0 else 0, self.span)
+
+    def after(self, whole: Array, steps: int) -> Array:
+        """The latest indices of `whole`."""
+        return self._latest(whole, steps * self.count - self.array.off, self.span)
+
+
+class Ring(Memory):
+    """The latest indices, each at its number modulo `slots`; the cost of a step does not grow with the span.
+
+    In the innermost loop the newest index is written before the others are read, so that XLA writes in place; in
+    an outer loop they are read first, so that they do not depend on the present step.
+    """
+
+    def __init__(self, loop: "Loop", array: Tracked):
+        """Remembers nothing until it is read."""
+        super().__init__(loop, array)
+        self.span = 0
+        self.first = loop.inner or self.count > 1
+        self.new = Node(self._written, [self.node, loop.clock, *array.pieces])
+        self.source = self.node if self.first else self.new
+
+    @property
+    def slots(self) -> int:
+        """Indices that there is room for."""
+        return -(-self.span // self.count) * self.count + (0 if self.first else 1)
+
+    def read(self, places: Sequence[int]) -> list[Node]:
+        """The indices at `places` below 0, counted from the first of the step."""
+        self.span = max(self.span, -min(places))
+
+        def at(held: Array, t: Array, j: int) -> Array:
+            slot = (t * self.count + j) % self.slots
+            return lax.dynamic_slice_in_dim(held, slot, 1, self.axis)
+
+        return [Node(lambda held, t, j=j: at(held, t, j), [self.source, self.loop.clock]) for j in places]
+
+    def _written(self, held: Array, t: Array, *pieces: Array) -> Array:
+        new = pieces[0] if len(pieces) == 1 else jnp.concatenate(pieces, self.axis)
+        return lax.dynamic_update_slice_in_dim(held, new, (t * self.count) % self.slots, self.axis)
+
+    def _arranged(self, latest: Array, end: int) -> Array:
+        """The `slots` indices before the number `end` at their places."""
+        places = np.arange(end - self.slots, end) % self.slots
+        return jnp.take(latest, np.argsort(places), self.axis)
+
+    def initial(self) -> Array:
+        """Zeros, and what is known before the first step."""
+        a = self.array
+        known = self._empty(0) if a.off >= 0 else a.prefix
+        return self._arranged(self._latest(known, -a.off if a.off < 0 else 0, self.slots), 0)
+
+    def after(self, whole: Array, steps: int) -> Array:
+        """The latest indices of `whole`."""
+        end = steps * self.count
+        return self._arranged(self._latest(whole, end - self.array.off, self.slots), end)
+
+
+class Everything(Memory):
+    """All indices so far, zeros for those to come; written before it is read. One index for each step.
+
+    Kept as a batch of matrices `[batch, contracted, free]` (see `arjax.incremental.products`), in which an index
+    has `stride` rows or columns, or as it is.
+    """
+
+    def __init__(self, loop: "Loop", array: Tracked, axis: int, shape: tuple[int, ...], stride: int, arrange: Any):
+        """`arrange` makes of any number of indices what is kept of them, along `axis` of `shape`."""
+        super().__init__(loop, array)
+        self.place, self.shape, self.stride, self.arrange = axis, shape, stride, arrange
+        self.new = Node(self._written, [self.node, loop.clock, *array.pieces])
+
+    def _written(self, held: Array, t: Array, piece: Array) -> Array:
+        start = (t - self.array.off) * self.stride
+        return lax.dynamic_update_slice_in_dim(held, self.arrange(piece), start, self.place)
+
+    def initial(self) -> Array:
+        """Zeros."""
+        return jnp.zeros(self.shape, self.array.dtype)
+
+    def after(self, whole: Array, steps: int) -> Array:
+        """The indices of `whole` that are known."""
+        known = whole[along(self.axis, 0, max(steps - self.array.off, 0))]
+        if not math.prod(known.shape):
+            return self.initial()
+        return lax.dynamic_update_slice_in_dim(self.initial(), self.arrange(known), 0, self.place)
+
+
+class Carried(Memory):
+    """The state of a recurrence, from `first`; `new` is set by who computes it, `whole` is the last state."""
+
+    def __init__(self, loop: "Loop", first: Any):
+        """Begins as `first`."""
+        super().__init__(loop, Tracked([], None, 0, jnp.shape(first), jnp.result_type(first)))
+        self.first = first
+
+    def initial(self) -> Any:
+        """The first state."""
+        return self.first
+
+    def after(self, whole: Array, steps: int) -> Array:
+        """The last state of the pass over a prompt."""
+        return whole

@@ -1,0 +1,304 @@
+"""Rules of matrix products, of attention and of convolutions."""
+
+import itertools
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from jax import Array, lax
+
+from arjax.incremental.level import Loop, NoRule, bind
+from arjax.incremental.memories import FAR, Everything, Window
+from arjax.incremental.rules import blamed, dtype_of, finished, flipped, rule, shape_of
+from arjax.incremental.values import Const, Facts, Node, Tracked, Value, along, resized
+
+
+def free_axes(eqn: Any, ins: Sequence[Any]) -> list[list[int]]:
+    """Of each operand of a product, the axes that are neither contracted nor a batch."""
+    contract, batch = eqn.params["dimension_numbers"]
+    return [[i for i in range(len(a.shape)) if i not in contract[k] and i not in batch[k]] for k, a in enumerate(ins)]
+
+
+def place_of(eqn: Any, frees: list[list[int]], k: int, axis: int) -> int:
+    """Where an axis of operand `k` is in the product."""
+    _, batch = eqn.params["dimension_numbers"]
+    if axis in batch[k]:
+        return list(batch[k]).index(axis)
+    return len(batch[0]) + (len(frees[0]) if k else 0) + frees[k].index(axis)
+
+
+@rule("dot_general")
+def dot_general(level: Loop, eqn: Any, ins: list[Any]) -> list[Value]:
+    """A product with constants, of the same positions, or of each position with all so far."""
+    (contract, batch), frees = eqn.params["dimension_numbers"], free_axes(eqn, ins)
+    number, shape, dtype = level.next_product(), shape_of(eqn), dtype_of(eqn)
+    tracked = [k for k, a in enumerate(ins) if isinstance(a, Tracked)]
+
+    def function(_: int, *v: Any) -> Any:
+        return bind(eqn, *v)
+
+    def paired(k: int, axis: int) -> int:
+        return batch[1 - k][list(batch[k]).index(axis)]
+
+    if len(tracked) == 1:
+        (k,) = tracked
+        a = ins[k]
+        if a.axis in contract[k]:
+            flipped(level, a)
+            raise NoRule(f"{level.where(eqn)} sums over {level.named_axis(ins)}")
+        if a.history in contract[k]:
+            finished(level, a, eqn)
+        history = None if a.history is None or a.history in contract[k] else place_of(eqn, frees, k, a.history)
+        places: list[int | None] = [None, None]
+        if a.axis in batch[k]:
+            places[1 - k] = paired(k, a.axis)
+        return [level.local(ins, places, place_of(eqn, frees, k, a.axis), shape, dtype, function, history)]
+    x, y = ins
+    if x.axis in batch[0]:
+        if paired(0, x.axis) != y.axis or x.history is not None or y.history is not None:
+            raise NoRule(f"{level.where(eqn)}: the positions of its operands are on different axes")
+        return [level.local(ins, [None, None], place_of(eqn, frees, 0, x.axis), shape, dtype, function)]
+    if len(x.pieces) > 1 or len(y.pieces) > 1:
+        raise NoRule(f"{level.where(eqn)}: there is no rule for attention in a network with strides")
+    for k, (a, other) in enumerate([(x, y), (y, x)]):
+        if a.history in contract[k] and contract[1 - k][list(contract[k]).index(a.history)] == other.axis:
+            if a.axis in contract[k]:
+                raise NoRule(f"{level.where(eqn)} sums over {level.named_axis(ins)}")
+            finished(level, a, eqn)
+            a, node = with_everything(level, eqn, ins, k, frees)
+            return [replace(a, pieces=[node], axis=place_of(eqn, frees, k, a.axis), shape=shape, dtype=dtype, prefix=None, history=None, product=None, clean=True, whole=None)]  # fmt: skip
+    if x.history is None and y.history is None and x.axis in frees[0] and y.axis in frees[1]:
+        k = 1 if number in level.flips else 0
+        other = ins[1 - k]
+        a, node = with_everything(level, eqn, ins, k, frees)
+        axis, history = place_of(eqn, frees, k, a.axis), place_of(eqn, frees, 1 - k, other.axis)
+        return [replace(a, pieces=[node], axis=axis, shape=shape, dtype=dtype, prefix=None, history=history, product=number, clean=False, lead=a.off - other.off, whole=None)]  # fmt: skip
+    for k, a in enumerate(ins):
+        if a.axis in contract[k]:
+            flipped(level, a)
+    raise NoRule(f"{level.where(eqn)} sums over {level.named_axis(ins)}")
+
+
+def with_everything(level: Loop, eqn: Any, ins: Sequence[Any], k: int, frees: list[list[int]]) -> tuple[Tracked, Node]:
+    """The product of operand `k` with all positions so far of the other one, and zeros for those to come.
+
+    They are kept as a batch of matrices `[batch, contracted, free]`, which products read as they are.
+    """
+    a, other = ins[k], ins[1 - k]
+    other = level.delayed(other, max(-other.off, 0))
+    a = level.delayed(a, max(other.off - a.off, 0))
+    contract, batch = eqn.params["dimension_numbers"]
+    pairs = sorted(zip(contract[1 - k], contract[k], strict=True), key=lambda pair: pair[0] != other.axis)
+    theirs, own = ([int(axis) for axis in axes] for axes in zip(*pairs, strict=True))
+    free = sorted(frees[1 - k], key=lambda i: i != other.axis)
+    order, own_order = [*batch[1 - k], *theirs, *free], [*batch[k], *frees[k], *own]
+    b, n, inner = (math.prod(other.shape[i] for i in axes) for axes in (batch[1 - k], free, theirs))
+    axis = 1 if other.axis in theirs else 2
+    stride = (inner if axis == 1 else n) // other.shape[other.axis]
+
+    def matrices(x: Array) -> Array:
+        sizes = [b, inner, n]
+        sizes[axis] = x.shape[other.axis] * stride
+        return lax.transpose(x, order).reshape(sizes)
+
+    key = "everything", tuple(order), axis, other.off, *other.pieces
+    if key not in level.readers:
+        level.readers[key] = Everything(level, other, axis, (b, inner, n), stride, matrices)
+    memory = level.readers[key]
+    level.bounded = True
+    first = len(batch[0])
+    mine = [first + i for i in range(len(frees[k]))]
+    yours = [first + len(mine) + free.index(i) for i in frees[1 - k]]
+    places = [*range(first), *(mine + yours if k == 0 else yours + mine)]
+    p = eqn.params
+
+    def product(x: Array, y: Array) -> Array:
+        sizes = [x.shape[i] for i in (*batch[k], *frees[k])] + [other.shape[i] for i in free]
+        x = lax.transpose(x, own_order).reshape(b, -1, inner)
+        out = lax.dot_general(x, y, (((2,), (1,)), ((0,), (0,))), p["precision"], p["preferred_element_type"])
+        return lax.transpose(out.reshape(sizes), places)
+
+    return a, Node(product, [a.pieces[0], memory.new])
+
+
+# Convolutions ---------------------------------------------------------------------------------------------------
+
+
+@rule("conv_general_dilated")
+def convolution(level: Loop, eqn: Any, ins: list[Any]) -> list[Value]:
+    """Taps at earlier positions; what depends on earlier steps alone is summed apart from the rest."""
+    a, kernel = ins
+    p, d = eqn.params, eqn.params["dimension_numbers"]
+    if not isinstance(kernel, Const) or p["batch_group_count"] != 1:
+        raise NoRule(f"{level.where(eqn)}: there is no rule for a kernel that depends on the input")
+    if a.axis == d.lhs_spec[0]:
+        return [level.local(ins, [None, None], d.out_spec[0], shape_of(eqn), dtype_of(eqn), lambda _, *v: bind(eqn, *v))]
+    if a.axis == d.lhs_spec[1]:
+        raise NoRule(f"{level.where(eqn)} sums over {level.named_axis(ins)}")
+    return [Convolution(level, eqn, a, kernel).result()]
+
+
+class Convolution:
+    """One convolution along the axis of positions, which is its spatial axis number `s`."""
+
+    def __init__(self, level: Loop, eqn: Any, a: Tracked, kernel: Const):
+        """Without the taps at the kernel's ends that are known to be zero."""
+        p, d = eqn.params, eqn.params["dimension_numbers"]
+        self.level, self.eqn, self.a, self.p, self.d = level, eqn, a, p, d
+        self.s = d.lhs_spec[2:].index(a.axis)
+        self.taps_axis = d.rhs_spec[2 + self.s]
+        self.kernel, self.padding = cropped(level.facts, kernel, d.rhs_spec[2:], p["padding"], p["rhs_dilation"])
+        self.stride, self.up = p["window_strides"][self.s], p["lhs_dilation"][self.s]
+        self.dilation = p["rhs_dilation"][self.s]
+
+    def result(self) -> Tracked:
+        """The array of the convolution."""
+        level, a, (before, after) = self.level, self.a, self.padding[self.s]
+        taps, up, stride = self.kernel.shape[self.taps_axis], self.up, self.stride
+        rate = level.rate(a)
+        if rate * stride % up:
+            raise NoRule(f"{level.where(self.eqn)} makes more of {level.named_axis([a])}, than there are")
+        level.count(rate * stride)  # asks for a period that the strides divide
+        a = level.masked(a, 0, before > 0 or a.off > 0, after > 0)
+        n = len(a.pieces)
+        count = n * up // stride
+        if count * stride != n * up:
+            raise NoRule(f"{level.where(self.eqn)}: strides do not divide each other")
+        ahead = (count - 1) * stride - before + (taps - 1) * self.dilation + (a.off - n) * up + 1
+        off = max(-(-ahead // stride), 0)
+        pieces = []
+        for j in range(count):
+            first = j * stride - off * stride - before + a.off * up
+            places = [(k, first + k * self.dilation) for k in range(taps)]
+            pieces.append(self.piece(a, [(k, q // up) for k, q in places if q % up == 0]))
+        shape, axis = shape_of(self.eqn), self.d.out_spec[2 + self.s]
+        out = replace(a, pieces=pieces, axis=axis, off=off, shape=shape, dtype=dtype_of(self.eqn), prefix=None, whole=None)
+        lookahead = (taps - 1) * self.dilation - before
+        return blamed(
+            level,
+            self.eqn,
+            level.ended(out),
+            lookahead > 0 and up == 1,
+            f"sees {lookahead} position{'s' * (lookahead > 1)} ahead along {level.named_axis([self.a])} "
+            f"(padding {self.p['padding'][self.s]})",
+        )
+
+    def piece(self, a: Tracked, places: list[tuple[int, int]]) -> Node:
+        """One index, of the taps `(number in the kernel, place from the first of the step)`."""
+        if not places:
+            shape = resized(shape_of(self.eqn), self.d.out_spec[2 + self.s], 1)
+            return Node(lambda: jnp.zeros(shape, dtype_of(self.eqn)))
+        nodes = self.level.taps(a, [j for _, j in places])
+        groups = itertools.groupby(zip(places, nodes, strict=True), key=lambda item: item[1].last)
+        sums = []
+        for _, group in groups:
+            members = list(group)
+            ks = tuple(k for (k, _), _ in members)
+            run = self.run_of(a, [j for (_, j), _ in members]) if len(members) > 1 else None
+            sums.append(self.product(ks, [run] if run is not None else [node for _, node in members]))
+        total = sums[0]
+        for more in sums[1:]:
+            total = Node(lax.add, [total, more])
+        return total
+
+    def run_of(self, a: Tracked, places: list[int]) -> Node | None:
+        """The neighbouring places of a window as one array."""
+        start = places[0]
+        if self.flat(a) or places != list(range(start, 0)) or -start >= FAR:
+            return None
+        window: Window = self.level.memory(Window, a)
+        return window.read_run(start)
+
+    def flat(self, a: Tracked) -> bool:
+        """Whether a step is a product of a matrix with the channels of all taps."""
+        d, others = self.d, [i for i in range(len(self.padding)) if i != self.s]
+        return (
+            d.lhs_spec == d.out_spec
+            and d.lhs_spec[1] == len(d.lhs_spec) - 1
+            and self.p["feature_group_count"] == 1
+            and all(
+                a.shape[d.lhs_spec[2 + i]] == 1
+                and self.kernel.shape[d.rhs_spec[2 + i]] == 1
+                and self.padding[i] == (0, 0)
+                and self.p["window_strides"][i] == self.p["lhs_dilation"][i] == 1
+                for i in others
+            )
+        )
+
+    def product(self, ks: tuple[int, ...], nodes: list[Node]) -> Node:
+        """The sum over the taps `ks` of their products with the kernel."""
+        p, d, facts = self.p, self.d, self.level.facts
+        kernel, zeros = picked(self.kernel, self.kernel.zeros(facts), self.taps_axis, ks)
+        if self.flat(self.a):
+            order = [self.taps_axis, d.rhs_spec[1], d.rhs_spec[0]]
+            order = [i for i in range(kernel.ndim) if i not in order] + order
+
+            def matrix(k: Any) -> Any:
+                return k.transpose(order).reshape(-1, kernel.shape[d.rhs_spec[0]])
+
+            weights = matrix(kernel)
+            facts.note(weights, None if zeros is None else matrix(zeros))
+
+            def multiply(*v: Array) -> Array:
+                x = v[0] if len(v) == 1 else jnp.concatenate(v, -1)
+                dims = (((x.ndim - 1,), (0,)), ((), ()))
+                return lax.dot_general(x, weights, dims, p["precision"], p["preferred_element_type"])
+
+            return Node(multiply, nodes)
+        part, padding = cropped(facts, Const(kernel), d.rhs_spec[2:], self.padding, p["rhs_dilation"], self.s, zeros)
+        padding[self.s] = (0, 0)
+        changed = {
+            name: tuple(1 if i == self.s else n for i, n in enumerate(p[name]))
+            for name in ("window_strides", "lhs_dilation", "rhs_dilation")
+        }
+
+        def convolve(*v: Array) -> Array:
+            x = v[0] if len(v) == 1 else jnp.concatenate(v, self.a.axis)
+            return bind(self.eqn, x, part.value, padding=tuple(padding), **changed)
+
+        return Node(convolve, nodes)
+
+
+def picked(kernel: Const, zeros: np.ndarray | None, axis: int, ks: tuple[int, ...]) -> tuple[Any, np.ndarray | None]:
+    """The taps `ks` of a kernel, and where they are known to be zero."""
+    if ks == tuple(range(kernel.shape[axis])):
+        return kernel.value, zeros
+    if len(ks) > 1 and len(set(np.diff(ks))) > 1:
+        parts = [lax.slice_in_dim(kernel.value, k, k + 1, axis=axis) for k in ks]
+        return jnp.concatenate(parts, axis), None if zeros is None else zeros.take(ks, axis)
+    step = ks[1] - ks[0] if len(ks) > 1 else 1
+    value = lax.slice_in_dim(kernel.value, ks[0], ks[-1] + 1, step, axis)
+    return value, None if zeros is None else zeros.take(ks, axis)
+
+
+def cropped(
+    facts: Facts,
+    kernel: Const,
+    axes: Sequence[int],
+    padding: Any,
+    dilation: Any,
+    but: int | None = None,
+    zeros: np.ndarray | None = None,
+) -> tuple[Const, list[tuple[int, int]]]:
+    """A kernel without the taps at its ends that are known to be zero, and the padding that makes up for it."""
+    z = kernel.zeros(facts) if zeros is None else zeros
+    padding = list(padding)
+    if z is None:
+        return kernel, padding
+    value = None
+    for i, axis in enumerate(axes):
+        empty = z.all(tuple(j for j in range(z.ndim) if j != axis))
+        if i == but or empty.all() or not (empty[0] or empty[-1]):
+            continue
+        first, last = (int(n) for n in np.flatnonzero(~empty)[[0, -1]])
+        before, after = padding[i]
+        padding[i] = (before - first * dilation[i], after - (len(empty) - 1 - last) * dilation[i])
+        value = lax.slice_in_dim(kernel.value if value is None else value, first, last + 1, axis=axis)
+        z = z[along(axis, first, last + 1)]
+    if value is None:
+        return kernel, padding
+    facts.note(value, z)
+    return Const(value), padding
