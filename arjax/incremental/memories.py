@@ -104,36 +104,46 @@ class Window(Memory):
 class Ring(Memory):
     """The latest indices, each at its number modulo `slots`; the cost of a step does not grow with the span.
 
-    In the innermost loop the newest index is written before the others are read, so that XLA writes in place; in
-    an outer loop they are read first, so that they do not depend on the present step.
+    It is read before it is written, at a place that depends on what was drawn (by adding 0), so that XLA knows the
+    order and writes in place: otherwise it copies the ring at every step.
     """
 
     def __init__(self, loop: "Loop", array: Tracked):
         """Remembers nothing until it is read."""
         super().__init__(loop, array)
         self.span = 0
-        self.first = loop.inner or self.count > 1
-        self.new = Node(self._written, [self.node, loop.clock, *array.pieces])
-        self.source = self.node if self.first else self.new
+        self.new = Node(self._written, [self.node, loop.clock, loop.inputs[-1], *array.pieces])
 
     @property
     def slots(self) -> int:
         """Indices that there is room for."""
-        return -(-self.span // self.count) * self.count + (0 if self.first else 1)
+        return -(-self.span // self.count) * self.count
 
     def read(self, places: Sequence[int]) -> list[Node]:
         """The indices at `places` below 0, counted from the first of the step."""
         self.span = max(self.span, -min(places))
+        return [
+            Node(lambda held, t, j=j: self._at(held, t * self.count + j), [self.node, self.loop.clock]) for j in places
+        ]
 
-        def at(held: Array, t: Array, j: int) -> Array:
-            slot = (t * self.count + j) % self.slots
-            return lax.dynamic_slice_in_dim(held, slot, 1, self.axis)
+    def read_from(self, table: np.ndarray, lag: int) -> Node:
+        """The index `table[t - lag]` of all so far, the present one included."""
+        self.span = self.array.shape[self.axis]
+        places = jnp.asarray(table)
 
-        return [Node(lambda held, t, j=j: at(held, t, j), [self.source, self.loop.clock]) for j in places]
+        def at(held: Array, t: Array, piece: Array) -> Array:
+            place = places[t - lag]
+            return jnp.where(place == t - self.array.off, piece, self._at(held, place + self.array.off))
 
-    def _written(self, held: Array, t: Array, *pieces: Array) -> Array:
+        return Node(at, [self.node, self.loop.clock, *self.array.pieces])
+
+    def _at(self, held: Array, index: Array) -> Array:
+        return lax.dynamic_slice_in_dim(held, index % self.slots, 1, self.axis)
+
+    def _written(self, held: Array, t: Array, drawn: Array, *pieces: Array) -> Array:
         new = pieces[0] if len(pieces) == 1 else jnp.concatenate(pieces, self.axis)
-        return lax.dynamic_update_slice_in_dim(held, new, (t * self.count) % self.slots, self.axis)
+        nothing = jnp.maximum(-2 - jnp.min(jnp.sign(drawn)).astype(jnp.int32), 0)
+        return lax.dynamic_update_slice_in_dim(held, new, (t * self.count + nothing) % self.slots, self.axis)
 
     def _arranged(self, latest: Array, end: int) -> Array:
         """The `slots` indices before the number `end` at their places."""

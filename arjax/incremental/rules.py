@@ -15,7 +15,7 @@ import numpy as np
 from jax import lax
 
 from arjax.incremental.level import Flip, Level, Loop, NoRule, bind
-from arjax.incremental.memories import Carried, Everything
+from arjax.incremental.memories import Carried, Ring
 from arjax.incremental.parts import Parts
 from arjax.incremental.values import Const, Late, Node, Tracked, Value, along, at_once, resized
 
@@ -491,17 +491,9 @@ def looked_up(level: Loop, eqn: Any, a: Tracked, places: np.ndarray, shape: tupl
     a = level.delayed(a, max(-a.off, 0))
     lag = int((places + a.off - np.arange(len(places)))[here].max())
     off = max(lag, 0)
-    key = "places", axis, a.off, *a.pieces
-    if key not in level.readers:
-        level.readers[key] = Everything(level, a, axis, a.shape, 1, lambda x: x)
-    memory = level.readers[key]
-    table = jnp.asarray(np.where(here, places, np.clip(places, 0, n - 1)))
     level.bounded = True
-
-    def at(held: Any, t: Any) -> Any:
-        return lax.dynamic_slice_in_dim(held, table[t - off], 1, axis)
-
-    out = replace(a, pieces=[Node(at, [memory.new, level.clock])], off=off, shape=shape, whole=None)
+    node = level.memory(Ring, a).read_from(np.where(here, places, np.clip(places, 0, n - 1)), off)
+    out = replace(a, pieces=[node], off=off, shape=shape, whole=None)
     return blamed(level, eqn, out, lag > 0, f"takes {level.named_axis([a])}, {lag} ahead")
 
 
