@@ -91,17 +91,17 @@ def test_dataset_checks_shapes_flat_quantize_take():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"x": np.zeros((3, 2))}, "dtype float64; want integers"),
-        ({"x": np.zeros((3, 2), bool)}, "dtype bool; want integers"),
-        ({"x": np.full((3, 2), 256)}, "values 256..256; want 0..levels-1 = 255"),
-        ({"x": np.full((3, 2), -1)}, "values -1..-1; want 0"),
+        ({"x": np.zeros((3, 2))}, "dtype float64, wanted integers"),
+        ({"x": np.zeros((3, 2), bool)}, "dtype bool, wanted integers"),
+        ({"x": np.full((3, 2), 256)}, "values 256..256, wanted 0..levels-1 = 255"),
+        ({"x": np.full((3, 2), -1)}, "values -1..-1, wanted 0"),
         ({"x": np.zeros((0, 2), int)}, "at least one example"),
-        ({"x": np.zeros(3, int)}, "want (n, *event)"),
+        ({"x": np.zeros(3, int)}, "wanted (n, *event)"),
         ({"levels": 2, "x": np.full((3, 2), 2)}, "levels-1 = 1"),
         ({"labels": np.zeros(4, int)}, "labels of shape (4,) do not fit 3 examples"),
         ({"labels": np.zeros((3, 1), int)}, "labels of shape (3, 1)"),
         ({"labels": np.zeros(3)}, "labels has dtype float64"),
-        ({"labels": np.array([0, 1, 7]), "num_classes": 7}, "values 0..7; want 0..num_classes-1 = 6"),
+        ({"labels": np.array([0, 1, 7]), "num_classes": 7}, "values 0..7, wanted 0..num_classes-1 = 6"),
         ({"labels": np.array([0, -1, 1])}, "values -1..1"),
         ({"split": "val"}, "unknown split 'val'"),
     ],
@@ -185,27 +185,27 @@ def test_image_folder(tmp_path, mode, channels):
 
 IMAGES = idx(np.zeros((2, 3, 3)))
 DAMAGED = {
-    "idx cut short": (lambda p: read_idx(p, 3), IMAGES[:-1], "has 33 bytes; want 34 for shape (2, 3, 3)"),
-    "idx with a tail": (lambda p: read_idx(p, 3), IMAGES + b"0", "has 35 bytes; want 34"),
+    "idx cut short": (lambda p: read_idx(p, 3), IMAGES[:-1], "has 33 bytes, wanted 34 for shape (2, 3, 3)"),
+    "idx with a tail": (lambda p: read_idx(p, 3), IMAGES + b"0", "has 35 bytes, wanted 34"),
     "idx header cut short": (
         lambda p: read_idx(p, 3),
         IMAGES[:9],
-        "truncated: its header has 9 bytes; want 16",
+        "truncated: its header has 9 bytes, wanted 16",
     ),
-    "idx magic": (lambda p: read_idx(p, 1), IMAGES, "starts with 00000803; want the magic number 00000801"),
+    "idx magic": (lambda p: read_idx(p, 1), IMAGES, "starts with 00000803, wanted the magic number 00000801"),
     "idx of floats": (lambda p: read_idx(p, 3), b"\0\0\x0d\3" + IMAGES[4:], "starts with 00000d03"),
-    "idx empty": (lambda p: read_idx(p, 3), b"", "want the magic number"),
+    "idx empty": (lambda p: read_idx(p, 3), b"", "wanted the magic number"),
     "gz cut short": (lambda p: read_idx(p, 3), gzip.compress(IMAGES)[:-9], "truncated or damaged gzip"),
     "gz damaged": (
         read_bits,
         gzip.compress(b"0 1 0 1\n" * 99)[:20] + b"damaged",
         "truncated or damaged gzip",
     ),
-    "row cut short": (read_bits, b"0 1 0\n1 1 0\n1 0", "line 3: 2 values; want 3 as in line 1"),
+    "row cut short": (read_bits, b"0 1 0\n1 1 0\n1 0", "line 3: 2 values, wanted 3 as in line 1"),
     "a blank line": (read_bits, b"0 1\n\n1 0\n", "line 2: 0 values"),
-    "a two": (read_bits, b"0 1 0\n1 2 0\n", "line 2: want separate 0s and 1s, found '2 0'"),
-    "a float": (read_bits, b"0,1\n0,0.5\n", "line 2: want separate 0s and 1s, found '.5'"),
-    "bits not separate": (read_bits, b"0 1 0\n1 10\n", "line 2: want separate 0s and 1s, found '10'"),
+    "a two": (read_bits, b"0 1 0\n1 2 0\n", "line 2: separate 0s and 1s are wanted, found '2 0'"),
+    "a float": (read_bits, b"0,1\n0,0.5\n", "line 2: separate 0s and 1s are wanted, found '.5'"),
+    "bits not separate": (read_bits, b"0 1 0\n1 10\n", "line 2: separate 0s and 1s are wanted, found '10'"),
     "no bits": (read_bits, b" \n", "found ''"),
     "npz empty": (read_npz, b"", "not a readable npz file"),
     "npz foreign": (read_npz, b"PK\3\4 but no archive", "not a readable npz file"),
@@ -231,7 +231,7 @@ def test_npz_refuses(tmp_path):
     with pytest.raises(ValueError, match="not a readable npz file"):
         read_npz(path)
     np.savez(path, x=np.zeros((5, 4)))
-    with pytest.raises(ValueError, match="x has dtype float64; want integers"):
+    with pytest.raises(ValueError, match="x has dtype float64, wanted integers"):
         read_npz(path)
     np.savez(path, x=np.array([None, 1]))
     with pytest.raises(ValueError, match="not a readable npz file"):
@@ -253,10 +253,10 @@ def test_image_folder_refuses(tmp_path):
         load(tmp_path)
     write_images(tmp_path / "a", np.zeros((2, 4, 4), np.uint8))
     write_images(tmp_path / "b", np.zeros((2, 4, 5), np.uint8))
-    with pytest.raises(ValueError, match=re.escape("has shape (4, 5, 1); want (4, 4, 1) as ")):
+    with pytest.raises(ValueError, match=re.escape("has shape (4, 5, 1), wanted (4, 4, 1) as ")):
         load(tmp_path)
     write_images(tmp_path / "b", np.zeros((2, 4, 4), np.uint8), "RGBA")
-    with pytest.raises(ValueError, match="pixels of mode RGBA; want black and white"):
+    with pytest.raises(ValueError, match="pixels of mode RGBA, wanted black and white"):
         load(tmp_path)
 
 
@@ -295,7 +295,7 @@ def test_mnist_files(tmp_path, monkeypatch, folder, suffix):
     with pytest.raises(ValueError, match=re.escape("labels of shape (10029,) do not fit 10030 examples")):
         load("mnist", "valid")
     write(tmp_path / folder / f"train-labels-idx1-ubyte{suffix}", idx(labels + 1))
-    with pytest.raises(ValueError, match=re.escape("labels has values 1..10; want 0..num_classes-1 = 9")):
+    with pytest.raises(ValueError, match=re.escape("labels has values 1..10, wanted 0..num_classes-1 = 9")):
         load("mnist", "train")
 
 
@@ -309,7 +309,7 @@ def test_binarized_mnist_files(tmp_path, folder):
         np.testing.assert_array_equal(data.x, part.reshape(6, 28, 28, 1))
         assert (data.levels, data.labels, data.num_classes) == (2, None, None)
     write(tmp_path / folder / "binarized_mnist_train.amat", rows(bits[0, :, 1:], " "))
-    with pytest.raises(ValueError, match="has 783 values a row; want 784"):
+    with pytest.raises(ValueError, match="has 783 values a row, wanted 784"):
         load("binarized_mnist", data_dir=tmp_path)
 
 
@@ -327,8 +327,8 @@ def test_debd_files(tmp_path, folder):
 def test_unknown_and_missing(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "tensorflow_datasets", None)
     cases = [
-        (ValueError, "unknown data set 'mnits'; want digits, mnist, binarized_mnist, adult", ("mnits",)),
-        (ValueError, "unknown split 'val'; want one of train, valid, test", ("digits", "val")),
+        (ValueError, "unknown data set 'mnits', wanted digits, mnist, binarized_mnist, adult", ("mnits",)),
+        (ValueError, "unknown split 'val', wanted one of train, valid, test", ("digits", "val")),
         (FileNotFoundError, "nowhere does not exist", ("mnist", "test", tmp_path / "nowhere")),
         (
             FileNotFoundError,
@@ -394,10 +394,10 @@ def test_npz_with_splits(tmp_path):
     with pytest.raises(ValueError, match="has no test split; it has train, valid"):
         load(path, "test")
     np.savez(path, images=train)
-    with pytest.raises(ValueError, match="holds images; want x"):
+    with pytest.raises(ValueError, match="holds images, wanted x"):
         load(path)
     np.savez(path, x=np.full((20, 4), 256))
-    with pytest.raises(ValueError, match=re.escape("has values 256..256; want 0..levels-1 = 255")):
+    with pytest.raises(ValueError, match=re.escape("has values 256..256, wanted 0..levels-1 = 255")):
         load(path)
     np.savez(path, x=np.zeros((20, 4), int), y=np.zeros(19, int))
     with pytest.raises(ValueError, match="do not fit 20 examples"):
@@ -523,7 +523,7 @@ def test_tfds_stands_in_for_missing_files(prepared, monkeypatch):
             FileNotFoundError,
             "tfds build binary_alpha_digits --file_format=array_record",
         ),
-        ("texts", "train", ValueError, "has the features text; want image"),
+        ("texts", "train", ValueError, "has the features text, wanted image"),
         ("ragged", "train", ValueError, "images of unequal size: [(2, 2, 1), (3, 2, 1)]"),
         ("ragged", "test", ValueError, "Unknown split 'test'"),
     ],

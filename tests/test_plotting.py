@@ -158,7 +158,7 @@ def test_spectrograms_are_written(tmp_path):
         ([np.zeros(99, int)], {}, "got int64 (99,)"),
         ([np.zeros((99, 2))], {}, "got float64 (99, 2)"),
         ([np.full(99, np.nan)], {}, "waveforms of finite floats"),
-        ([np.zeros(39)], {}, "got 39 samples and a hop of 40; want a sound of at least one hop"),
+        ([np.zeros(39)], {}, "got 39 samples and a hop of 40, wanted a sound of at least one hop"),
         ([np.zeros(99)], {"titles": ["a", "b"]}, "1 titles are wanted, got 2"),
     ],
 )

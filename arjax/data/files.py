@@ -43,19 +43,19 @@ def read_idx(path: Path, ndim: int) -> UInt8[np.ndarray, "..."]:
     data = _read_bytes(path)
     header = 4 + 4 * ndim
     if data[:4] != bytes([0, 0, 8, ndim]):
-        raise ValueError(f"{path} starts with {data[:4].hex()}; want the magic number 000008{ndim:02x}")
+        raise ValueError(f"{path} starts with {data[:4].hex()}, wanted the magic number 000008{ndim:02x}")
     if len(data) < header:
-        raise ValueError(f"{path} is truncated: its header has {len(data)} bytes; want {header}")
+        raise ValueError(f"{path} is truncated: its header has {len(data)} bytes, wanted {header}")
     shape = struct.unpack(f">{ndim}I", data[4:header])
     if len(data) != header + math.prod(shape):
-        raise ValueError(f"{path} has {len(data)} bytes; want {header + math.prod(shape)} for shape {shape}")
+        raise ValueError(f"{path} has {len(data)} bytes, wanted {header + math.prod(shape)} for shape {shape}")
     return np.frombuffer(data, np.uint8, offset=header).reshape(shape)
 
 
 def read_bits(path: Path) -> UInt8[np.ndarray, "n d"]:
     """Reads a text of zeros and ones, a row a line, gzipped or not.
 
-    Covers ``.amat`` (between spaces) and the ``.data`` files of the binary density-estimation sets (commas).
+    Covers `.amat` (between spaces) and the `.data` files of the binary density-estimation sets (commas).
 
     Raises:
         ValueError: Anything but separate zeros and ones, rows of unequal length, or no rows.
@@ -65,11 +65,11 @@ def read_bits(path: Path) -> UInt8[np.ndarray, "n d"]:
     if b"11" in ones or ones.translate(None, b"1 ,\t\r\n") or not ones:
         wrong = next(re.finditer(rb"[01]{2}.*|[^01 ,\t\r\n].*|$", text))
         line, found = 1 + text.count(b"\n", 0, wrong.start()), wrong.group()[:10].decode("ascii", "replace")
-        raise ValueError(f"{path}, line {line}: want separate 0s and 1s, found {found!r}")
+        raise ValueError(f"{path}, line {line}: separate 0s and 1s are wanted, found {found!r}")
     rows = [line.translate(None, b" ,\t\r") for line in text.split(b"\n")]
     for number, row in enumerate(rows, 1):
         if len(row) != len(rows[0]):
-            raise ValueError(f"{path}, line {number}: {len(row)} values; want {len(rows[0])} as in line 1")
+            raise ValueError(f"{path}, line {number}: {len(row)} values, wanted {len(rows[0])} as in line 1")
     return np.frombuffer(b"".join(rows), np.uint8).reshape(len(rows), -1) & 1
 
 
@@ -87,7 +87,7 @@ def read_npz(path: Path) -> dict[str, Integer[np.ndarray, "..."]]:
             raise ValueError(f"{path} is not a readable npz file: {error}") from error
     for key, array in arrays.items():
         if array.dtype.kind not in "iu":
-            raise ValueError(f"{path}: {key} has dtype {array.dtype}; want integers")
+            raise ValueError(f"{path}: {key} has dtype {array.dtype}, wanted integers")
     return arrays
 
 
@@ -95,9 +95,9 @@ def read_cifar10(path: Path, batches: list[str]) -> tuple[UInt8[np.ndarray, "n 3
     """Reads batches of CIFAR-10 in its binary or its python version, whichever the path names.
 
     Args:
-        path: The folder ``cifar-10-batches-bin`` or ``cifar-10-batches-py``, or the original archive
-            ``cifar-10-binary.tar.gz`` or ``cifar-10-python.tar.gz``, which is not unpacked.
-        batches: ``"data_batch_1"`` to ``"data_batch_5"`` or ``"test_batch"``.
+        path: The folder `cifar-10-batches-bin` or `cifar-10-batches-py`, or the original archive
+            `cifar-10-binary.tar.gz` or `cifar-10-python.tar.gz`, which is not unpacked.
+        batches: `"data_batch_1"` to `"data_batch_5"` or `"test_batch"`.
 
     Returns:
         The images and their labels, in the order of the files.
@@ -115,10 +115,10 @@ def read_cifar10(path: Path, batches: list[str]) -> tuple[UInt8[np.ndarray, "n 3
         values = np.frombuffer(data, np.uint8) if binary else _unpickle(path / name, data)
         if values.size != batch.size:
             wanted = f"{batch.size}: a label and 3072 pixels for each of {CIFAR10_BATCH} images"
-            raise ValueError(f"{path / name} has {values.size} bytes; want {wanted}")
+            raise ValueError(f"{path / name} has {values.size} bytes, wanted {wanted}")
         batch[:] = values.reshape(batch.shape)
         if batch[:, 0].max() > 9:
-            raise ValueError(f"{path / name} has the label {batch[:, 0].max()}; want 0..9")
+            raise ValueError(f"{path / name} has the label {batch[:, 0].max()}, wanted 0..9")
     images = records[..., 1:].reshape(-1, 3, 32, 32)
     return np.ascontiguousarray(images.transpose(0, 2, 3, 1)), records[..., 0].ravel()
 
@@ -133,7 +133,7 @@ def _read_members(path: Path, names: list[str]) -> list[bytes]:
         raise ValueError(f"{path} is not a readable tar archive: {error}") from error
     for name in names:
         if name not in files:
-            raise ValueError(f"{path} holds {', '.join(members) or 'nothing'}; want {name}")
+            raise ValueError(f"{path} holds {', '.join(members) or 'nothing'}, wanted {name}")
     return [files[name] for name in names]
 
 
@@ -171,14 +171,14 @@ def read_sprites(path: Path, shape: tuple[int, ...]) -> UInt8[np.ndarray, "n h w
 
     Args:
         path: The file.
-        shape: The shape wanted, ``(n, h, w, c)``.
+        shape: The shape wanted, `(n, h, w, c)`.
 
     Raises:
         ValueError: The file is truncated or damaged, or its size does not fit the shape.
     """
     rows, (n, h, w, c) = _read_image(path), shape
     if rows.shape != (n, h * w, c):
-        raise ValueError(f"{path} has shape {rows.shape}; want {(n, h * w, c)}")
+        raise ValueError(f"{path} has shape {rows.shape}, wanted {(n, h * w, c)}")
     return rows.reshape(shape)
 
 
@@ -186,14 +186,14 @@ def read_labels(path: Path, count: int) -> Int[np.ndarray, "n"]:
     """Reads a text of integers, one a line, gzipped or not.
 
     Raises:
-        ValueError: Anything but integers, or another number of them than ``count``.
+        ValueError: Anything but integers, or another number of them than `count`.
     """
     try:
         labels = [int(line) for line in _read_bytes(path).splitlines()]
     except ValueError as error:
         raise ValueError(f"{path} is not a text of one integer a line: {error}") from error
     if len(labels) != count:
-        raise ValueError(f"{path} has {len(labels)} labels; want {count}")
+        raise ValueError(f"{path} has {len(labels)} labels, wanted {count}")
     return np.array(labels)
 
 
@@ -205,7 +205,7 @@ def _read_image(path: Path) -> UInt8[np.ndarray, "h w c"]:
     except Exception as error:  # as above
         raise ValueError(f"{path} is not a readable image: {error}") from error
     if mode not in ("1", "L", "RGB"):
-        raise ValueError(f"{path} has pixels of mode {mode}; want black and white (1), grey (L) or RGB")
+        raise ValueError(f"{path} has pixels of mode {mode}, wanted black and white (1), grey (L) or RGB")
     return pixels.astype(np.uint8).reshape(*pixels.shape[:2], -1)
 
 
@@ -232,7 +232,7 @@ def read_images(
     images = [_read_image(path) for path in paths]
     for path, image in zip(paths, images, strict=True):
         if image.shape != images[0].shape:
-            raise ValueError(f"{path} has shape {image.shape}; want {images[0].shape} as {paths[0]}")
+            raise ValueError(f"{path} has shape {image.shape}, wanted {images[0].shape} as {paths[0]}")
     labels = np.array([classes.index(path.parent.name) for path in paths]) if classes else None
     return np.stack(images), labels
 

@@ -21,14 +21,14 @@ D = TypeVar("D", bound=_Divisible)
 
 
 def places(name: str, split: str, data_dir: str | os.PathLike[str] | None) -> list[Path]:
-    """Folders in which the files of a set may lie, the first of them ``data_dir`` or ``$ARJAX_DATA_DIR``.
+    """Folders in which the files of a set may lie, the first of them `data_dir` or `$ARJAX_DATA_DIR`.
 
     Raises:
         ValueError: An unknown split.
         FileNotFoundError: The data folder does not exist.
     """
     if split not in SPLITS:
-        raise ValueError(f"unknown split {split!r}; want one of {', '.join(SPLITS)}")
+        raise ValueError(f"unknown split {split!r}, wanted one of {', '.join(SPLITS)}")
     root = data_dir or os.environ.get("ARJAX_DATA_DIR")
     if root and not Path(root).is_dir():
         raise FileNotFoundError(f"data folder {root} does not exist")
@@ -36,7 +36,7 @@ def places(name: str, split: str, data_dir: str | os.PathLike[str] | None) -> li
 
 
 def find(folders: list[Path], *names: str) -> Path:
-    """The first file of these names, or of names that fit these patterns; ``[.gz]`` means with or without.
+    """The first file of these names, or of names that fit these patterns; `[.gz]` means with or without.
 
     Raises:
         FileNotFoundError: There is none.
@@ -79,7 +79,7 @@ def divide(name: str, parts: set[str], split: str, read: Callable[[str], D]) -> 
 
     Args:
         name: What the set is called in messages.
-        parts: Names of the splits there are, or ``{""}``.
+        parts: Names of the splits there are, or `{""}`.
         split: The one wanted.
         read: Reads one of the parts.
 

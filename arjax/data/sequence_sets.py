@@ -42,21 +42,21 @@ def load_text(
     Args:
         name: One of
 
-            - ``"pydoc"``: the help texts of the Python that runs, from its standard library, sorted by topic. They
+            - `"pydoc"`: the help texts of the Python that runs, from its standard library, sorted by topic. They
               differ between versions of Python, and so do results;
-            - ``"tiny_shakespeare"``: ``input.txt``, 65 characters;
-            - a utf-8 text file, gzipped or not, or a folder of such (``.txt``, ``.gz``).
-        split: ``"train"``, ``"valid"`` or ``"test"``.
-        data_dir: The folder of the files, or of a subfolder of that name; by default ``$ARJAX_DATA_DIR``.
+            - `"tiny_shakespeare"`: `input.txt`, 65 characters;
+            - a utf-8 text file, gzipped or not, or a folder of such (`.txt`, `.gz`).
+        split: `"train"`, `"valid"` or `"test"`.
+        data_dir: The folder of the files, or of a subfolder of that name; by default `$ARJAX_DATA_DIR`.
             Tiny Shakespeare not found there is taken from tensorflow-datasets.
-        by: What a position is: ``"characters"``, or ``"bytes"`` of utf-8.
+        by: What a position is: `"characters"`, or `"bytes"` of utf-8.
 
     Raises:
-        ValueError: An unknown set, split or ``by``, or a damaged, empty or too short text.
+        ValueError: An unknown set, split or `by`, or a damaged, empty or too short text.
         FileNotFoundError: The folder or the files are missing.
     """
     if by not in ("characters", "bytes"):
-        raise ValueError(f"unknown by {by!r}; want characters or bytes")
+        raise ValueError(f"unknown by {by!r}, wanted characters or bytes")
     name = os.fspath(name)
     folders = places(name, split, data_dir)
     if name in TEXT_SETS:
@@ -64,7 +64,7 @@ def load_text(
     elif Path(name).exists():
         text = read_text(Path(name))
     else:
-        raise ValueError(f"unknown text {name!r}; want {', '.join(TEXT_SETS)}, or a text file or a folder of them")
+        raise ValueError(f"unknown text {name!r}, wanted {', '.join(TEXT_SETS)}, or a text file or a folder of them")
     vocabulary = characters(text) if by == "characters" else Bytes()
     valid = len(text) * 9 // 10
     test = valid + (len(text) - valid) // 2
@@ -108,23 +108,23 @@ def load_audio(
     Args:
         name: One of
 
-            - ``"tones"``: generated sounds of about half a second, 400 for training, 100 each for validation and
+            - `"tones"`: generated sounds of about half a second, 400 for training, 100 each for validation and
               testing. A label is a timbre: sine, square, sawtooth, plucked string, burst of noise; pitch, loudness
               and envelope are random. They depend on nothing but the split;
-            - ``"spoken_digit"``: the Free Spoken Digit Dataset, in its tar.gz or unpacked (``recordings``); labels
+            - `"spoken_digit"`: the Free Spoken Digit Dataset, in its tar.gz or unpacked (`recordings`); labels
               are digit and speaker. Of each digit and speaker, recordings 0 to 4 are for testing, 5 to 9 for
               validation;
-            - ``"ljspeech_16"``: the clips of ``LJSpeech-1.1/wavs``, an excerpt or all; the last two for testing,
+            - `"ljspeech_16"`: the clips of `LJSpeech-1.1/wavs`, an excerpt or all; the last two for testing,
               the two before for validation; no labels;
             - a folder of sounds, its subfolders being classes, or splits that may hold classes. After one fixed
               permutation, what has no splits is divided 8:1:1 and what has no validation split 9:1.
-        split: ``"train"``, ``"valid"`` or ``"test"``.
-        data_dir: The folder of the files, or of a subfolder of that name; by default ``$ARJAX_DATA_DIR``.
+        split: `"train"`, `"valid"` or `"test"`.
+        data_dir: The folder of the files, or of a subfolder of that name; by default `$ARJAX_DATA_DIR`.
             Spoken digits not found there are taken from tensorflow-datasets, whose sounds TensorFlow has to read.
         rate: Sampling rate in Hz, to which sounds are resampled.
         levels: Number of values of a sample.
-        encoding: ``"mu_law"`` or ``"linear"``, see `mu_law_encode` and `linear_encode`.
-        features: ``"log_mel"`` for log-mel frames of the waveform, see `log_mel`; or None.
+        encoding: `"mu_law"` or `"linear"`, see `mu_law_encode` and `linear_encode`.
+        features: `"log_mel"` for log-mel frames of the waveform, see `log_mel`; or None.
         hop: Number of samples of a frame.
         num_mels: Number of bands of a frame.
 
@@ -134,9 +134,9 @@ def load_audio(
         ImportError: An extra is missing.
     """
     if encoding not in ENCODINGS:
-        raise ValueError(f"unknown encoding {encoding!r}; want {' or '.join(ENCODINGS)}")
+        raise ValueError(f"unknown encoding {encoding!r}, wanted {' or '.join(ENCODINGS)}")
     if features not in (None, "log_mel"):
-        raise ValueError(f"unknown features {features!r}; want log_mel or None")
+        raise ValueError(f"unknown features {features!r}, wanted log_mel or None")
     name = os.fspath(name)
     folders = places(name, split, data_dir)
     if name in AUDIO_SETS:
@@ -144,7 +144,7 @@ def load_audio(
     elif Path(name).is_dir():
         clips = _folder(Path(name), split)
     else:
-        raise ValueError(f"unknown audio {name!r}; want {', '.join(AUDIO_SETS)}, or a folder of sounds")
+        raise ValueError(f"unknown audio {name!r}, wanted {', '.join(AUDIO_SETS)}, or a folder of sounds")
     if not len(clips):
         raise ValueError(f"{name} has no sounds for its {split} split")
     waves = [read(rate) for read in clips.readers]
@@ -169,7 +169,7 @@ class _Clips:
         return len(self.readers)
 
     def take(self, index: Any) -> Self:
-        """The sounds at ``index``, with their labels."""
+        """The sounds at `index`, with their labels."""
         chosen = np.arange(len(self))[index]
         labels = jax.tree.map(lambda labels: labels[chosen], self.labels)
         return dataclasses.replace(self, readers=[self.readers[i] for i in chosen], labels=labels)
@@ -182,7 +182,7 @@ def _tones(split: str, folders: list[Path]) -> _Clips:
 
 
 def _tone(split: str, i: int) -> Float32[np.ndarray, "n"]:
-    """Tone ``i`` of a split, of timbre ``i % 5``, at 8 kHz."""
+    """Tone `i` of a split, of timbre `i % 5`, at 8 kHz."""
     rng = np.random.default_rng((SPLITS.index(split), i))
     n, hz, loudness = int(rng.integers(3600, 4401)), 110 * 8 ** rng.random(), rng.uniform(0.3, 0.9)
     attack, decay = rng.uniform(0.005, 0.05), rng.uniform(0.1, 0.4)
@@ -225,7 +225,7 @@ def _spoken_digit(split: str, folders: list[Path]) -> _Clips:
     matches = {name: re.fullmatch(r"(\d)_([^_]+)_(\d+)\.wav", name) for name in readers}
     for name, match in matches.items():
         if match is None:
-            raise ValueError(f"spoken_digit holds {name}; want names as 0_jackson_0.wav: digit, speaker, index")
+            raise ValueError(f"spoken_digit holds {name}, wanted names as 0_jackson_0.wav: digit, speaker, index")
     keys = sorted((int(match[1]), match[2], int(match[3]), name) for name, match in matches.items() if match)
     speakers = sorted({speaker for _, speaker, _, _ in keys})
     wanted = {"train": range(10, 10**9), "valid": range(5, 10), "test": range(5)}[split]

@@ -32,26 +32,26 @@ def load(
     Args:
         name: One of
 
-            - ``"digits"``: scikit-learn's 8x8 digits, 17 levels: the first 1,200, the next 200, the last 397;
-            - ``"mnist"``: idx files, 256 levels; the last 10,000 of the 60,000 are for validation;
-            - ``"binarized_mnist"``: Larochelle's fixed binarization, amat files; the test file goes by digit;
-            - ``"adult"``, ``"dna"``, ``"jester"``, ``"nltcs"``, ``"plants"``: binary density-estimation sets;
-            - ``"cifar10"``: the binary or the python version, in its folder or its tar.gz, 256 levels; the last
+            - `"digits"`: scikit-learn's 8x8 digits, 17 levels: the first 1,200, the next 200, the last 397;
+            - `"mnist"`: idx files, 256 levels; the last 10,000 of the 60,000 are for validation;
+            - `"binarized_mnist"`: Larochelle's fixed binarization, amat files; the test file goes by digit;
+            - `"adult"`, `"dna"`, `"jester"`, `"nltcs"`, `"plants"`: binary density-estimation sets;
+            - `"cifar10"`: the binary or the python version, in its folder or its tar.gz, 256 levels; the last
               5,000 of the 50,000 are for validation;
-            - ``"cifar10_partial"``: its first 4,000 training images, as four sprites and a text of labels: the
+            - `"cifar10_partial"`: its first 4,000 training images, as four sprites and a text of labels: the
               first 3,200, the next 400, the last 400; comparable with nothing published;
-            - ``"coloured_digits"``, ``"coloured_mnist"``: the same examples as digits and mnist in generated
+            - `"coloured_digits"`, `"coloured_mnist"`: the same examples as digits and mnist in generated
               colours, 4 levels (`colour`);
-            - ``"tfds:NAME"``: features ``image`` and ``label`` of what tensorflow-datasets has prepared as
+            - `"tfds:NAME"`: features `image` and `label` of what tensorflow-datasets has prepared as
               array_record; without a validation split, the last tenth of the training split;
-            - an npz file of ``x`` (and ``y``, ``levels``), or of ``x_train``, ``x_valid``, ``x_test`` (and
-              ``y_train`` ...); or a folder of images, its subfolders being classes, or splits that may hold
+            - an npz file of `x` (and `y`, `levels`), or of `x_train`, `x_valid`, `x_test` (and
+              `y_train` ...); or a folder of images, its subfolders being classes, or splits that may hold
               classes. After one fixed permutation, what has no splits is divided 8:1:1 and what has no
               validation split 9:1.
 
             Levels that are not stated are 2 where all values are 0 or 1, else 256.
-        split: ``"train"``, ``"valid"`` or ``"test"``.
-        data_dir: The folder of the files, or of a subfolder of that name; by default ``$ARJAX_DATA_DIR``.
+        split: `"train"`, `"valid"` or `"test"`.
+        data_dir: The folder of the files, or of a subfolder of that name; by default `$ARJAX_DATA_DIR`.
             MNIST and CIFAR-10 not found there are taken from tensorflow-datasets, in its own order.
 
     Raises:
@@ -73,7 +73,7 @@ def load(
         return _folder(path, split)
     if path.suffix != ".npz":
         known = ", ".join(SETS)
-        raise ValueError(f"unknown data set {name!r}; want {known}, tfds:NAME, an npz file or an image folder")
+        raise ValueError(f"unknown data set {name!r}, wanted {known}, tfds:NAME, an npz file or an image folder")
     return _npz(path, split)
 
 
@@ -95,7 +95,7 @@ def _binarized_mnist(name: str, split: str, folders: list[Path]) -> Dataset:
     path = find(folders, f"{name}_{split}.amat[.gz]")
     x = read_bits(path)
     if x.shape[1] != 784:
-        raise ValueError(f"{path} has {x.shape[1]} values a row; want 784")
+        raise ValueError(f"{path} has {x.shape[1]} values a row, wanted 784")
     return Dataset(x.reshape(-1, 28, 28, 1), None, 2, name, split)
 
 
@@ -155,7 +155,7 @@ def _tfds(name: str, split: str, folders: list[Path], holdout: str = "10%") -> D
     builder = prepared(name.removeprefix("tfds:"), folders)
     features, own = builder.info.features, {"train": "train", "valid": "validation", "test": "test"}[split]
     if "image" not in features:
-        raise ValueError(f"{name} has the features {', '.join(features)}; want image (and label)")
+        raise ValueError(f"{name} has the features {', '.join(features)}, wanted image (and label)")
     if "validation" not in builder.info.splits and split != "test":
         own = f"train[:-{holdout}]" if split == "train" else f"train[-{holdout}:]"
     examples = list(builder.as_data_source(split=own))
@@ -175,7 +175,7 @@ def _npz(path: Path, split: str) -> Dataset:
     xs = {part: arrays[f"x{name}"] for part, name in names.items() if f"x{name}" in arrays}
     ys = {part: arrays[f"y{name}"] for part, name in names.items() if f"y{name}" in arrays}
     if not xs:
-        raise ValueError(f"{path} holds {', '.join(arrays)}; want x (and y) or x_train (and y_train) ...")
+        raise ValueError(f"{path} holds {', '.join(arrays)}, wanted x (and y) or x_train (and y_train) ...")
     levels = arrays["levels"].item() if "levels" in arrays else max(map(_levels, xs.values()))
     num_classes = 1 + max((int(y.max(initial=0)) for y in ys.values()), default=0)
 

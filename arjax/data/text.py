@@ -28,7 +28,7 @@ class Vocabulary:
     def __post_init__(self):
         if not self.symbols or len(set(self.symbols)) < len(self.symbols):
             raise ValueError(
-                f"got {len(self.symbols)} symbols, {len(set(self.symbols))} different; want all different"
+                f"got {len(self.symbols)} symbols, {len(set(self.symbols))} different, wanted all different"
             )
 
     @property
@@ -37,7 +37,7 @@ class Vocabulary:
         return len(self.symbols)
 
     def encode(self, text: str) -> Int32[np.ndarray, "n"]:
-        """Text as integers ``0..levels-1``.
+        """Text as integers `0..levels-1`.
 
         Raises:
             ValueError: It has other characters.
@@ -52,7 +52,7 @@ class Vocabulary:
         """Integers as text.
 
         Raises:
-            ValueError: Anything but integers ``0..levels-1``.
+            ValueError: Anything but integers `0..levels-1`.
         """
         return "".join(self.symbols[code] for code in _checked(x, self.levels))
 
@@ -67,14 +67,14 @@ class Bytes:
         return 256
 
     def encode(self, text: str) -> Int32[np.ndarray, "n"]:
-        """Text as integers ``0..255``, of which a character has one to four."""
+        """Text as integers `0..255`, of which a character has one to four."""
         return np.frombuffer(text.encode(), np.uint8).astype(np.int32)
 
     def decode(self, x: Int[np.ndarray, "n"]) -> str:
         """Integers as text; what is not utf-8 becomes the replacement character.
 
         Raises:
-            ValueError: Anything but integers ``0..255``.
+            ValueError: Anything but integers `0..255`.
         """
         return _checked(x, 256).astype(np.uint8).tobytes().decode(errors="replace")
 
@@ -82,7 +82,7 @@ class Bytes:
 def _checked(x: Int[np.ndarray, "n"], levels: int) -> Int[np.ndarray, "n"]:
     x = np.asarray(x)
     if x.ndim != 1:
-        raise ValueError(f"got integers of shape {x.shape}; want (n,)")
+        raise ValueError(f"got integers of shape {x.shape}, wanted (n,)")
     if x.size:
         check_range("text", x, levels, f"levels-1 = {levels - 1}")
     return x.astype(np.int32)
@@ -94,7 +94,7 @@ def characters(text: str) -> Vocabulary:
 
 
 def read_text(path: Path) -> str:
-    """Reads a utf-8 text, gzipped or not, or those of a folder (``.txt``, ``.gz``) end to end, in order of name.
+    """Reads a utf-8 text, gzipped or not, or those of a folder (`.txt`, `.gz`) end to end, in order of name.
 
     Raises:
         ValueError: A file is empty, damaged or not utf-8, or the folder holds none.
@@ -112,5 +112,5 @@ def read_text(path: Path) -> str:
     except UnicodeDecodeError as error:
         raise ValueError(f"{path} is not a utf-8 text: {error}") from error
     if not text:
-        raise ValueError(f"{path} is empty; want a text")
+        raise ValueError(f"{path} is empty, wanted a text")
     return text
