@@ -18,10 +18,15 @@ from arjax.data import (
     batches,
     epoch_batches,
     load,
+    load_audio,
+    load_text,
     read_bits,
     read_idx,
     read_images,
+    read_labels,
     read_npz,
+    read_text,
+    write_audio,
 )
 
 RNG = np.random.default_rng(0)
@@ -103,7 +108,10 @@ def test_dataset_checks_shapes_flat_quantize_take():
         ({"labels": np.zeros(3)}, "labels has dtype float64"),
         ({"labels": np.array([0, 1, 7]), "num_classes": 7}, "values 0..7, wanted 0..num_classes-1 = 6"),
         ({"labels": np.array([0, -1, 1])}, "values -1..1"),
-        ({"split": "val"}, "unknown split 'val'"),
+        (
+            {"split": "holdout"},
+            "unknown split 'holdout', wanted train or training, valid or validation or val or dev",
+        ),
     ],
 )
 def test_dataset_refuses(change, message):
@@ -327,8 +335,10 @@ def test_debd_files(tmp_path, folder):
 def test_unknown_and_missing(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "tensorflow_datasets", None)
     cases = [
-        (ValueError, "unknown data set 'mnits', wanted digits, mnist, binarized_mnist, adult", ("mnits",)),
-        (ValueError, "unknown split 'val', wanted one of train, valid, test", ("digits", "val")),
+        (ValueError, "unknown data set 'mnits', wanted digits, mnist, binarized_mnist, cifar10", ("mnits",)),
+        (ValueError, "there is no [dna*].train.data[.gz] in " + str(tmp_path), ("[dna*]", "train", tmp_path)),
+        (ValueError, "UCLA-StarAI/Density-Estimation-Datasets has some", ("dna",)),
+        (ValueError, "unknown split 'holdout', wanted train or training, valid", ("digits", "holdout")),
         (FileNotFoundError, "nowhere does not exist", ("mnist", "test", tmp_path / "nowhere")),
         (
             FileNotFoundError,
@@ -337,8 +347,6 @@ def test_unknown_and_missing(tmp_path, monkeypatch):
         ),
         (FileNotFoundError, "neither data_dir nor ARJAX_DATA_DIR is set; tensorflow_datasets", ("mnist",)),
         (FileNotFoundError, "pip install 'arjax[tfds]'", ("binarized_mnist", "train", tmp_path)),
-        (FileNotFoundError, "no dna.train.data[.gz] in ", ("dna", "train", tmp_path)),
-        (FileNotFoundError, "UCLA-StarAI/Density-Estimation-Datasets has it", ("dna",)),
         (FileNotFoundError, "a.npz", (tmp_path / "a.npz",)),
     ]
     for kind, message, (name, split, data_dir) in ((k, m, (*a, "train", None, None)[:3]) for k, m, a in cases):
@@ -362,6 +370,149 @@ def test_missing_extra(tmp_path, monkeypatch, name, module, extra):
     with pytest.raises(ImportError, match=re.escape(f"pip install 'arjax[{extra}]'")) as error:
         load(tmp_path / "images" if name == "images" else name)
     assert one_line(error)
+
+
+# --- splits that data bring along ---
+
+
+def sounds(folder, n):
+    for i in range(n):
+        write_audio(write(folder / f"{i}.wav", b""), np.zeros(50), 8000)
+
+
+def characters_of(path, split, data_dir):
+    return load_text(path, split)[0].x
+
+
+FORMS = {
+    "images": (lambda root, name, n: write_images(root / name, np.zeros((n, 2, 2), np.uint8)), load),
+    "images by class": (
+        lambda root, name, n: write_images(root / name / "a", np.zeros((n, 2, 2), np.uint8)),
+        load,
+    ),
+    "binary": (
+        lambda root, name, n: write(root / f"my_set.{name}.data.gz", rows(np.eye(n, 9, dtype=int), ",")),
+        load,
+    ),
+    "amat": (
+        lambda root, name, n: write(root / f"binarized_mnist_{name}.amat", rows(np.eye(n, 784, dtype=int), " ")),
+        load,
+    ),
+    "sounds": (lambda root, name, n: sounds(root / name, n), load_audio),
+    "sounds by class": (lambda root, name, n: sounds(root / name / "a", n), load_audio),
+    "texts": (lambda root, name, n: write(root / f"ptb.{name}.txt", b"a" * n), characters_of),
+    "texts in folders": (lambda root, name, n: write(root / name / "a.txt", b"a" * n), characters_of),
+    "npz": (None, load),
+}
+NAMES = {"binary": "my_set", "amat": "binarized_mnist"}
+
+
+def lay(form, root, **sizes):
+    """Writes splits of these names and sizes. Returns what gives the size of a split."""
+    put, read = FORMS[form]
+    if form == "npz":
+        np.savez(root / "a.npz", **{f"x_{name}": np.zeros((n, 2), int) for name, n in sizes.items()})
+        return lambda split: len(read(root / "a.npz", split))
+    for name, n in sizes.items():
+        put(root, name, n)
+    return lambda split: len(read(NAMES.get(form, root), split, data_dir=root))
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize(
+    "names", ["train valid test", "training validation testing", "Train val TEST", "train dev test"]
+)
+def test_splits_of_every_name(tmp_path, form, names):
+    size = lay(form, tmp_path, **dict(zip(names.split(), (10, 4, 3), strict=True)))
+    for asked in (
+        SPLITS,
+        ("training", "val", "testing"),
+        ("train", "dev", "test"),
+        ("TRAIN", "Validation", "Test"),
+    ):
+        assert [size(split) for split in asked] == [10, 4, 3]
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        ("train val valid", "wanted one valid split"),
+        ("train holdout", "holdout.* beside .*train.*: no name of a split, wanted train or training, valid or"),
+        ("test eval", "eval.* beside .*test"),
+    ],
+)
+def test_splits_refused(tmp_path, form, names, message):
+    size = lay(form, tmp_path, **dict.fromkeys(names.split(), 5))
+    for split in SPLITS:
+        with pytest.raises(ValueError, match=message) as error:
+            size(split)
+        assert one_line(error)
+        assert str(tmp_path) in str(error.value)
+
+
+@pytest.mark.parametrize("form", [form for form in FORMS if form not in NAMES])
+def test_a_split_is_cut_off_train_or_missing(tmp_path, form):
+    size = lay(form, tmp_path, train=20)
+    assert [size("train"), size("val")] == [18, 2]
+    with pytest.raises(ValueError, match="has no test split, it has train"):
+        size("test")
+
+
+@pytest.mark.parametrize("form", ["images", "sounds"])
+@pytest.mark.parametrize(
+    ("kept", "left_out", "split"),
+    [
+        ("train", "", "train"),
+        ("train/a", "", "test"),
+        ("train/a", "train", "train"),
+        ("train/a", "test", "test"),
+        ("a", "", "train"),
+        ("a", "a/deeper", "train"),
+    ],
+)
+def test_files_left_out_are_refused(tmp_path, form, kept, left_out, split):
+    put, read = FORMS[form]
+    put(tmp_path, kept, 3)
+    put(tmp_path, ".hidden", 1)
+    (tmp_path / "notes.md").write_text("of another kind")
+    assert len(read(tmp_path)) == 2
+    put(tmp_path, left_out, 1)
+    with pytest.raises(ValueError, match=r"0\.\w+ (lies beside train|would be left out), wanted ") as error:
+        read(tmp_path, split)
+    assert one_line(error)
+
+
+@pytest.mark.parametrize(
+    ("arrays", "message"),
+    [
+        ("x extra", "holds extra, wanted x (and y, levels) or x_train"),
+        ("x_train x", "has x beside x_train: no name of a split"),
+        ("x x_holdout", "holds x, x_holdout, wanted x (and y"),
+        ("x y_train", "has the labels y_train of no images, wanted their x as well"),
+        ("x_train y", "has the labels y of no images"),
+        ("x_train y_train y_test", "has the labels y_test of no images"),
+        ("X_train", "holds X_train, wanted x"),
+        ("images", "holds images, wanted x"),
+    ],
+)
+def test_arrays_left_out_are_refused(tmp_path, arrays, message):
+    np.savez(tmp_path / "a.npz", **{name: np.zeros(9, int) for name in arrays.split()})
+    with pytest.raises(ValueError, match=re.escape(message)) as error:
+        load(tmp_path / "a.npz")
+    assert one_line(error)
+
+
+@pytest.mark.parametrize("zipped", [False, True])
+def test_a_byte_order_mark_is_no_character(tmp_path, zipped):
+    def path(name, text):
+        return write(tmp_path / (f"{name}.gz" if zipped else name), b"\xef\xbb\xbf" + text)
+
+    assert read_text(path("a.txt", b"abc")) == "abc"
+    path("b.txt", b"def")
+    assert read_text(tmp_path) == "abcdef"
+    assert read_bits(path("a.data", b"0,1\n1,0\n")).tolist() == [[0, 1], [1, 0]]
+    assert read_labels(path("labels", b"3\n1\n"), 2).tolist() == [3, 1]
 
 
 # --- npz files and folders of images ---
@@ -391,10 +542,10 @@ def test_npz_with_splits(tmp_path):
     np.savez(path, x_train=train, x_valid=test, levels=16)
     np.testing.assert_array_equal(load(path, "train").x, train[..., None])
     assert load(path, "valid").levels == 16
-    with pytest.raises(ValueError, match="has no test split; it has train, valid"):
+    with pytest.raises(ValueError, match="has no test split, it has train, valid"):
         load(path, "test")
-    np.savez(path, images=train)
-    with pytest.raises(ValueError, match="holds images, wanted x"):
+    np.savez(path, x=train, levels=[2, 2])
+    with pytest.raises(ValueError, match=re.escape("levels has shape (2,), wanted one number")):
         load(path)
     np.savez(path, x=np.full((20, 4), 256))
     with pytest.raises(ValueError, match=re.escape("has values 256..256, wanted 0..levels-1 = 255")):
@@ -422,11 +573,14 @@ def test_folder_with_splits(tmp_path):
     write_images(tmp_path / "train" / "cat", np.zeros((9, 3, 3), np.uint8), "1")
     write_images(tmp_path / "train" / "dog", np.full((11, 3, 3), 255, np.uint8), "1")
     write_images(tmp_path / "test" / "dog", np.full((2, 3, 3), 255, np.uint8), "1")
+    write_images(tmp_path / ".cache", np.zeros((1, 2, 2), np.uint8))
     parts = [load(tmp_path, split) for split in SPLITS]
     assert [len(part) for part in parts] == [18, 2, 2]
     for part in parts:
         np.testing.assert_array_equal(part.labels, part.x[:, 0, 0, 0])
         assert (part.levels, part.num_classes) == (2, 2)
+    write_images(tmp_path / "train" / "cat", np.full((1, 3, 3), 9, np.uint8))
+    assert {load(tmp_path, split).levels for split in SPLITS} == {256}, "splits have the same levels"
 
 
 # --- tensorflow-datasets, prepared without TensorFlow ---
@@ -476,6 +630,11 @@ def prepared(tmp_path_factory):
     ragged = tfds.features.Tensor(shape=(None, 2, 1), dtype=np.uint8)
     sizes = [{"image": np.zeros((height, 2, 1), np.uint8)} for height in (2, 3) * 5]
     prepare("ragged", {"image": ragged}, train=sizes)
+    prepare(
+        "named", {"image": ragged}, train=sizes[::2], dev=[{"image": np.full((2, 2, 1), 9, np.uint8)}], extra=sizes
+    )
+    prepare("named_otherwise", {"image": ragged}, extra=sizes)
+    prepare("doubled", {"image": ragged}, train=sizes, dev=sizes, val=sizes)
     return root
 
 
@@ -487,6 +646,12 @@ def test_tfds_pictures(prepared):
         assert (part.event, part.levels, part.num_classes) == ((4, 5, 1), 256, 3)
         np.testing.assert_array_equal(part.labels, part.x[:, 0, 0, 0] % 2)
     assert "tensorflow" not in sys.modules
+
+
+def test_tfds_with_splits_of_other_names(prepared):
+    train, valid = (load("tfds:named", split, data_dir=prepared) for split in ("training", "val"))
+    assert (len(train), len(valid), valid.x.min()) == (5, 1, 9)
+    assert train.levels == valid.levels == 256, "black images are of the levels of the others"
 
 
 def test_tfds_tensors(prepared):
@@ -525,7 +690,9 @@ def test_tfds_stands_in_for_missing_files(prepared, monkeypatch):
         ),
         ("texts", "train", ValueError, "has the features text, wanted image"),
         ("ragged", "train", ValueError, "images of unequal size: [(2, 2, 1), (3, 2, 1)]"),
-        ("ragged", "test", ValueError, "Unknown split 'test'"),
+        ("ragged", "test", ValueError, "has no test split, it has train"),
+        ("named_otherwise", "train", ValueError, "has the splits extra, wanted train or training"),
+        ("doubled", "train", ValueError, "has both dev and val, wanted one valid split"),
     ],
 )
 def test_tfds_refuses(prepared, name, split, kind, message):
@@ -545,6 +712,7 @@ REAL = {
     "dna": (1_600, 400, 1_186),
     "jester": (9_000, 1_000, 4_116),
     "nltcs": (16_181, 2_157, 3_236),
+    "ocr_letters": (32_152, 10_000, 10_000),
     "plants": (17_412, 2_321, 3_482),
 }
 MEANS = {
@@ -553,6 +721,7 @@ MEANS = {
     "dna": (0.2535, 0.2532, 0.2514),
     "jester": (0.6099, 0.6051, 0.6057),
     "nltcs": (0.3317, 0.3354, 0.3278),
+    "ocr_letters": (0.2197, 0.22057, 0.21874),
     "plants": (0.1798, 0.1808, 0.1799),
 }
 
@@ -583,4 +752,4 @@ def test_real_files(name):
 
 def test_every_file_set_has_a_real_check():
     in_colour = {"cifar10", "cifar10_partial", "coloured_digits", "coloured_mnist"}  # test_colour_data.py
-    assert set(SETS) == {*REAL, "digits", *in_colour}
+    assert set(SETS) <= {*REAL, "digits", *in_colour}

@@ -96,9 +96,10 @@ def test_tuples_of_labels():
         ({"labels": (np.arange(5), np.zeros(4, int))}, "labels of shape (4,)"),
         ({"features": np.zeros((53, 2))}, "features have shape (53, 2), wanted (54, d)"),
         ({"features": np.zeros((54, 2)), "hop": 4}, "wanted (15, d)"),
+        ({"features": np.full((15, 2), np.nan, np.float32), "hop": 4}, "features are not finite"),
         ({"features": np.zeros(54)}, "features have shape (54,)"),
         ({"hop": 0}, "hop is 0, wanted 1 or more"),
-        ({"split": "val"}, "unknown split 'val'"),
+        ({"split": "eval"}, "unknown split 'eval'"),
     ],
 )
 def test_sequences_refuse(change, message):

@@ -6,11 +6,13 @@ from functools import cache
 from pathlib import Path
 from typing import Any, BinaryIO
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Float32, Int, Int32
 
+from arjax.data.dataset import check_range
 from arjax.extras import require
 
 FLOOR = 1e-5
@@ -24,7 +26,7 @@ def mu_law_encode(x: Float[ArrayLike, "..."], levels: int = 256) -> Int32[Array,
     `floor((f + 1) / 2 * mu + 0.5)`. `mu_law_encode(mu_law_decode(q)) == q`.
 
     Raises:
-        ValueError: Not floats, or fewer than two levels.
+        ValueError: Not finite floats, or fewer than two levels.
     """
     x, mu = _waveform(x, levels), levels - 1
     f = jnp.sign(x) * jnp.log1p(mu * jnp.abs(x)) / jnp.log1p(jnp.float32(mu))
@@ -35,7 +37,7 @@ def mu_law_decode(q: Int[ArrayLike, "..."], levels: int = 256) -> Float32[Array,
     """Integers `0..levels-1` to the waveform; the ends are -1 and 1. See `mu_law_encode`.
 
     Raises:
-        ValueError: Not integers, or fewer than two levels.
+        ValueError: Not integers `0..levels-1`, or fewer than two levels.
     """
     y, mu = 2 * _codes(q, levels) / (levels - 1) - 1, levels - 1
     return jnp.sign(y) * jnp.expm1(jnp.abs(y) * jnp.log1p(jnp.float32(mu))) / mu
@@ -48,7 +50,7 @@ def linear_encode(x: Float[ArrayLike, "..."], levels: int = 65_536) -> Int32[Arr
     `linear_encode(linear_decode(q)) == q`.
 
     Raises:
-        ValueError: Not floats, or fewer than two levels.
+        ValueError: Not finite floats, or fewer than two levels.
     """
     x = jnp.floor(_waveform(x, levels) * (levels / 2) + 0.5).astype(jnp.int32)
     return jnp.minimum(x + levels // 2, levels - 1)
@@ -58,7 +60,7 @@ def linear_decode(q: Int[ArrayLike, "..."], levels: int = 65_536) -> Float32[Arr
     """Integers `0..levels-1` to the waveform, from -1 to one step below 1. See `linear_encode`.
 
     Raises:
-        ValueError: Not integers, or fewer than two levels.
+        ValueError: Not integers `0..levels-1`, or fewer than two levels.
     """
     return (_codes(q, levels) - levels // 2) / (levels / 2)
 
@@ -69,6 +71,8 @@ def _waveform(x: Any, levels: int) -> Float32[Array, "..."]:
         raise ValueError(
             f"got {x.dtype} and {levels} levels, wanted a waveform of floats in -1..1 and 2 or more levels"
         )
+    if not isinstance(x, jax.core.Tracer):
+        check_finite("the waveform", np.asarray(x))
     return jnp.clip(x.astype(jnp.float32), -1, 1)
 
 
@@ -76,7 +80,17 @@ def _codes(q: Any, levels: int) -> Float32[Array, "..."]:
     q = jnp.asarray(q)
     if not jnp.issubdtype(q.dtype, jnp.integer) or levels < 2:
         raise ValueError(f"got {q.dtype} and {levels} levels, wanted integers 0..levels-1 and 2 or more levels")
+    if not isinstance(q, jax.core.Tracer) and q.size:
+        check_range("the sound", np.asarray(q), levels, f"levels-1 = {levels - 1}")
     return q.astype(jnp.float32)
+
+
+def check_finite(what: str, x: np.ndarray) -> None:
+    """Raises `ValueError` unless all of `x` are finite floats."""
+    if x.dtype.kind != "f":
+        raise ValueError(f"{what} has dtype {x.dtype}, wanted floats")
+    if not np.isfinite(x).all():
+        raise ValueError(f"{what} has samples that are not finite")
 
 
 def read_audio(
@@ -112,8 +126,7 @@ def read_audio(
         raise ValueError(f"{name} is cut short: {len(x)} samples are fewer than its header announces")
     if not len(x):
         raise ValueError(f"{name} is empty, wanted at least one sample")
-    if not np.isfinite(x).all():
-        raise ValueError(f"{name} has samples that are not finite")
+    check_finite(name, x)
     return resample(x, own, rate)
 
 
@@ -121,11 +134,13 @@ def resample(x: Float32[np.ndarray, "n"], rate: int, new_rate: int) -> Float32[n
     """The same sound at another sampling rate, in Hz.
 
     Raises:
-        ValueError: The new rate is not positive, or the sound is shorter than one of its samples.
+        ValueError: The sound is not of finite floats or shorter than one sample of the new rate, or that rate is
+            not positive.
         ImportError: The extra `audio` is missing.
     """
     if new_rate < 1:
         raise ValueError(f"got a sampling rate of {new_rate} Hz, wanted 1 or more")
+    check_finite("the sound", x)
     if rate == new_rate:
         return x
     y = require("soxr", "audio").resample(x, rate, new_rate)
@@ -159,8 +174,9 @@ def trim(x: Float[np.ndarray, "n"], threshold: float = 1e-3) -> Float[np.ndarray
     """Cuts off silence, where `|x| <= threshold`, at both ends.
 
     Raises:
-        ValueError: All of it is silent.
+        ValueError: All of it is silent, or it is not of finite floats.
     """
+    check_finite("the sound", x)
     loud = np.flatnonzero(np.abs(x) > threshold)
     if not loud.size:
         raise ValueError(f"all of the {len(x)} samples are silent, wanted one beyond the threshold {threshold}")
@@ -184,8 +200,10 @@ def log_mel(
         window: Number of samples that a frame sees, under a Hann window; by default four hops.
 
     Raises:
-        ValueError: `x` is shorter than one hop, the window is, or there are too many bands for it.
+        ValueError: `x` is not of finite floats or shorter than one hop, the window is, or there are too many bands
+            for it.
     """
+    check_finite("the sound", x)
     window = 4 * hop if window is None else window
     if hop < 1 or len(x) < hop:
         raise ValueError(f"got {len(x)} samples and a hop of {hop}, wanted a sound of at least one hop")

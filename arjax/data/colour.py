@@ -2,7 +2,8 @@
 
 import numpy as np
 
-from arjax.data.dataset import SPLITS, Dataset
+from arjax.data.dataset import Dataset
+from arjax.data.splits import SPLITS
 
 
 def colour(grey: Dataset, name: str) -> Dataset:

@@ -8,7 +8,8 @@ from typing import Any, Protocol, Self
 import numpy as np
 from jaxtyping import Int32, Integer
 
-SPLITS = ("train", "valid", "test")
+from arjax.data.splits import checked_split
+
 Batch = dict[str, Any]
 
 
@@ -38,7 +39,7 @@ class Dataset:
         labels: Classes `0..num_classes-1`, `(n,)`, or None.
         levels: Number of values a dimension can take.
         name: What the set is called in messages.
-        split: `"train"`, `"valid"` or `"test"`.
+        split: `"train"`, `"valid"` or `"test"`, also by another name of it, such as `"val"`.
         num_classes: Number of classes; the largest label plus one where it is not given; None without labels.
 
     Raises:
@@ -53,9 +54,8 @@ class Dataset:
     num_classes: int | None = None
 
     def __post_init__(self):
+        object.__setattr__(self, "split", checked_split(self.split, self.name))
         name, levels = f"{self.name} ({self.split})", self.levels
-        if self.split not in SPLITS:
-            raise ValueError(f"{self.name}: unknown split {self.split!r}, wanted one of {', '.join(SPLITS)}")
         if self.x.ndim < 2 or self.x.size == 0:
             raise ValueError(f"{name}: x has shape {self.x.shape}, wanted (n, *event) with at least one example")
         check_range(f"{name}: x", self.x, levels, f"levels-1 = {levels - 1}")

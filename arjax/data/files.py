@@ -1,5 +1,6 @@
 """Readers of original file formats, compressed or not; none of them writes anything."""
 
+import codecs
 import gzip
 import io
 import math
@@ -14,9 +15,13 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int, Integer, UInt8
 
+from arjax.data.splits import own_splits
 from arjax.extras import require
 
-IMAGE_SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
+IMAGE_SUFFIXES = {
+    *(".avif", ".bmp", ".gif", ".heic", ".jfif", ".jp2", ".jpeg", ".jpg"),
+    *(".pgm", ".png", ".ppm", ".tga", ".tif", ".tiff", ".webp"),
+}
 CIFAR10_BATCH = 10_000
 
 
@@ -28,6 +33,15 @@ def _read_bytes(path: Path) -> bytes:
         return gzip.decompress(data)
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise ValueError(f"{path} is a truncated or damaged gzip file: {error}") from error
+
+
+def read_plain(path: Path) -> bytes:
+    """Reads the bytes of a text, gzipped or not, without the byte-order mark of utf-8.
+
+    Raises:
+        ValueError: A truncated or damaged gzip file.
+    """
+    return _read_bytes(path).removeprefix(codecs.BOM_UTF8)
 
 
 def read_idx(path: Path, ndim: int) -> UInt8[np.ndarray, "..."]:
@@ -60,7 +74,7 @@ def read_bits(path: Path) -> UInt8[np.ndarray, "n d"]:
     Raises:
         ValueError: Anything but separate zeros and ones, rows of unequal length, or no rows.
     """
-    text = _read_bytes(path).rstrip()
+    text = read_plain(path).rstrip()
     ones = text.replace(b"0", b"1")
     if b"11" in ones or ones.translate(None, b"1 ,\t\r\n") or not ones:
         wrong = next(re.finditer(rb"[01]{2}.*|[^01 ,\t\r\n].*|$", text))
@@ -189,7 +203,7 @@ def read_labels(path: Path, count: int) -> Int[np.ndarray, "n"]:
         ValueError: Anything but integers, or another number of them than `count`.
     """
     try:
-        labels = [int(line) for line in _read_bytes(path).splitlines()]
+        labels = [int(line) for line in read_plain(path).splitlines()]
     except ValueError as error:
         raise ValueError(f"{path} is not a text of one integer a line: {error}") from error
     if len(labels) != count:
@@ -201,9 +215,11 @@ def _read_image(path: Path) -> UInt8[np.ndarray, "h w c"]:
     pillow = require("PIL.Image", "experiments")
     try:
         with pillow.open(path) as image:
-            mode, pixels = image.mode, np.asarray(image)
+            mode, pixels, frames = image.mode, np.asarray(image), getattr(image, "n_frames", 1)
     except Exception as error:  # as above
         raise ValueError(f"{path} is not a readable image: {error}") from error
+    if frames > 1:
+        raise ValueError(f"{path} has {frames} frames, wanted one image")
     if mode not in ("1", "L", "RGB"):
         raise ValueError(f"{path} has pixels of mode {mode}, wanted black and white (1), grey (L) or RGB")
     return pixels.astype(np.uint8).reshape(*pixels.shape[:2], -1)
@@ -222,21 +238,64 @@ def read_images(
         The images, 0 and 1 if black and white, else 0..255; and their labels, or None without subfolders.
 
     Raises:
-        ValueError: No images, an unreadable or truncated one, unequal sizes or numbers of channels.
+        ValueError: No images, one in another place than the others, an unreadable or truncated one, unequal sizes
+            or numbers of channels.
     """
-    classes = subfolders(folder) if classes is None else classes
-    places = [folder / name for name in classes] or [folder]
-    paths = [p for place in places for p in sorted(place.glob("*")) if p.suffix.lower() in IMAGE_SUFFIXES]
-    if not paths:
-        raise ValueError(f"{folder} holds no images ({', '.join(sorted(IMAGE_SUFFIXES))})")
+    paths, labels = listed(folder, subfolders(folder) if classes is None else classes, IMAGE_SUFFIXES, "images")
     images = [_read_image(path) for path in paths]
     for path, image in zip(paths, images, strict=True):
         if image.shape != images[0].shape:
             raise ValueError(f"{path} has shape {image.shape}, wanted {images[0].shape} as {paths[0]}")
-    labels = np.array([classes.index(path.parent.name) for path in paths]) if classes else None
     return np.stack(images), labels
 
 
 def subfolders(folder: Path) -> list[str]:
     """Names of the subfolders, sorted, hidden ones left out."""
     return sorted(path.name for path in folder.iterdir() if path.is_dir() and path.name[0] != ".")
+
+
+def subsets(folder: Path, suffixes: set[str]) -> tuple[dict[str, Path], list[str]]:
+    """The folders of a set's splits, none if it has none, and the names of its classes, which are subfolders.
+
+    Raises:
+        ValueError: Two folders of the same split; or a folder of no split, or files of these suffixes, beside one.
+    """
+    own = own_splits(str(folder), subfolders(folder))
+    if own and (loose := _files(folder, "*", suffixes)):
+        raise ValueError(f"{loose[0]} lies beside {', '.join(own.values())}, wanted it in one of them")
+    parts = {split: folder / name for split, name in own.items()}
+    return parts, sorted({name for part in parts.values() or [folder] for name in subfolders(part)})
+
+
+def listed(
+    folder: Path, classes: list[str], suffixes: set[str], what: str
+) -> tuple[list[Path], Int[np.ndarray, "n"] | None]:
+    """The files of a folder, or by class of its subfolders, in the order of their paths.
+
+    Args:
+        folder: The folder.
+        classes: Subfolders, in the order of their labels.
+        suffixes: Those of the files wanted; others, and hidden files and folders, are left aside.
+        what: What the files are, in messages.
+
+    Returns:
+        The files, and their labels, or None without classes.
+
+    Raises:
+        ValueError: There are none, or one in another place, which would be left out.
+    """
+    places = [folder / name for name in classes] or [folder]
+    paths, deeper = (
+        [p for place in places for p in _files(place, pattern, suffixes)] for pattern in ("*", "**/*")
+    )
+    if stray := {*_files(folder, "*", suffixes), *deeper}.difference(paths):
+        where = folder / "CLASS" if classes else folder
+        raise ValueError(f"{min(stray)} would be left out, wanted all {what} in {where}")
+    if not paths:
+        raise ValueError(f"{folder} holds no {what} ({', '.join(sorted(suffixes))})")
+    return paths, np.array([classes.index(path.parent.name) for path in paths]) if classes else None
+
+
+def _files(folder: Path, pattern: str, suffixes: set[str]) -> list[Path]:
+    paths = [path for path in folder.glob(pattern) if path.suffix.lower() in suffixes and path.is_file()]
+    return sorted(path for path in paths if not any(part[0] == "." for part in path.relative_to(folder).parts))

@@ -8,7 +8,8 @@ import jax
 import numpy as np
 from jaxtyping import Float32, Int, Int32, Integer
 
-from arjax.data.dataset import SPLITS, Batch, check_range, checked_labels
+from arjax.data.dataset import Batch, check_range, checked_labels
+from arjax.data.splits import checked_split
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -26,11 +27,11 @@ class Sequences:
             `ceil(lengths[i] / hop)` frames of `d` numbers.
         hop: Number of positions of a frame.
         name: What the set is called in messages.
-        split: `"train"`, `"valid"` or `"test"`.
+        split: `"train"`, `"valid"` or `"test"`, also by another name of it, such as `"val"`.
 
     Raises:
-        ValueError: Not integers, no sequences, an empty one, a value out of range, or lengths, labels or features
-            that do not fit the sequences.
+        ValueError: Not integers, no sequences, an empty one, a value out of range, lengths, labels or features
+            that do not fit the sequences, or features that are not finite.
     """
 
     x: Integer[np.ndarray, "n"]
@@ -44,9 +45,8 @@ class Sequences:
     split: str = "train"
 
     def __post_init__(self):
+        object.__setattr__(self, "split", checked_split(self.split, self.name))
         name, levels, lengths = f"{self.name} ({self.split})", self.levels, np.asarray(self.lengths)
-        if self.split not in SPLITS:
-            raise ValueError(f"{self.name}: unknown split {self.split!r}, wanted one of {', '.join(SPLITS)}")
         if self.x.ndim != 1 or self.x.size == 0:
             raise ValueError(f"{name}: x has shape {self.x.shape}, wanted (n,) with at least one position")
         check_range(f"{name}: x", self.x, levels, f"levels-1 = {levels - 1}")
@@ -64,7 +64,10 @@ class Sequences:
             count = int(self._frames.sum())
             if self.features.ndim != 2 or len(self.features) != count:
                 raise ValueError(f"{name}: features have shape {self.features.shape}, wanted ({count}, d)")
-            object.__setattr__(self, "features", self.features.astype(np.float32, copy=False))
+            features = self.features.astype(np.float32, copy=False)
+            if not np.isfinite(features).all():
+                raise ValueError(f"{name}: features are not finite, wanted finite numbers")
+            object.__setattr__(self, "features", features)
 
     def _check_labels(self, name: str) -> None:
         labels, num_classes = self.labels, self.num_classes
@@ -73,7 +76,9 @@ class Sequences:
         elif isinstance(labels, tuple):
             wanted = num_classes or (None,) * len(labels)
             if not isinstance(wanted, tuple) or len(wanted) != len(labels):
-                raise ValueError(f"{name}: num_classes is {wanted}, wanted a tuple of {len(labels)}, as labels are")
+                raise ValueError(
+                    f"{name}: num_classes is {wanted}, wanted a tuple of {len(labels)}, as labels are"
+                )
             checked = [checked_labels(name, *each, len(self)) for each in zip(labels, wanted, strict=True)]
             labels, num_classes = zip(*checked, strict=True)
         else:
