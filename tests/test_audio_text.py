@@ -146,6 +146,14 @@ def test_decoding_refuses_what_is_no_level(decode):
 # --- files of sound ---
 
 
+@pytest.mark.parametrize(
+    "settings", [{"subtype": "FLOAT"}, {"subtype": "GSM610"}, {"format": "AIFF"}, {"format": "CAF"}]
+)
+def test_reading_any_format(settings):
+    y = read_audio(wav(sine(440), **settings), 8000)
+    np.testing.assert_allclose(y[200:3800], sine(440)[200:3800], atol=0.1)
+
+
 @pytest.mark.parametrize("channels", [1, 2])
 @pytest.mark.parametrize("format", ["WAV", "FLAC"])
 def test_reading_mixes_and_resamples(tmp_path, channels, format):
@@ -253,6 +261,8 @@ def test_log_mel_frames_are_centred_on_their_samples():
         ({"hop": 0}, "a hop of 0"),
         ({"window": 79}, "got a window of 79 samples, wanted at least 80"),
         ({"num_mels": 2000}, "got 2000 bands, wanted fewer"),
+        ({"num_mels": 0}, "got 0 bands, wanted 1 or more"),
+        ({"x": np.zeros((2, 800))}, "shape \\(2, 800\\), wanted one channel of floats"),
     ],
 )
 def test_log_mel_refuses(settings, message):

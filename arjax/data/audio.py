@@ -72,7 +72,7 @@ def _waveform(x: Any, levels: int) -> Float32[Array, "..."]:
             f"got {x.dtype} and {levels} levels, wanted a waveform of floats in -1..1 and 2 or more levels"
         )
     if not isinstance(x, jax.core.Tracer):
-        check_finite("the waveform", np.asarray(x))
+        _finite(np.asarray(x), "the waveform")
     return jnp.clip(x.astype(jnp.float32), -1, 1)
 
 
@@ -85,12 +85,17 @@ def _codes(q: Any, levels: int) -> Float32[Array, "..."]:
     return q.astype(jnp.float32)
 
 
-def check_finite(what: str, x: np.ndarray) -> None:
-    """Raises `ValueError` unless all of `x` are finite floats."""
-    if x.dtype.kind != "f":
-        raise ValueError(f"{what} has dtype {x.dtype}, wanted floats")
+def _checked(x: Any, name: str = "the sound") -> Float[np.ndarray, "n"]:
+    x = np.asarray(x)
+    if x.ndim != 1 or x.dtype.kind != "f":
+        raise ValueError(f"{name} has dtype {x.dtype} and shape {x.shape}, wanted one channel of floats (n,)")
+    return _finite(x, name)
+
+
+def _finite(x: Any, name: str) -> Any:
     if not np.isfinite(x).all():
-        raise ValueError(f"{what} has samples that are not finite")
+        raise ValueError(f"{name} has samples that are not finite, wanted finite floats")
+    return x
 
 
 def read_audio(
@@ -118,16 +123,15 @@ def read_audio(
     soundfile = require("soundfile", "audio")
     try:
         with soundfile.SoundFile(source) as file:
-            x, own = file.read(dtype="float32", always_2d=True).mean(axis=1), file.samplerate
-            whole = len(x) == file.frames and "should be" not in file.extra_info  # libsndfile's word for cut short
+            x, own = file.read(file.frames, "float32", always_2d=True).mean(axis=1), file.samplerate
+            whole = len(x) == file.frames and "(should be" not in file.extra_info  # libsndfile's word for cut short
     except Exception as error:  # libsndfile's own class, or what an open file raises
         raise ValueError(f"{name} is not a readable sound: {' '.join(str(error).split())}") from error
     if not whole:
         raise ValueError(f"{name} is cut short: {len(x)} samples are fewer than its header announces")
     if not len(x):
         raise ValueError(f"{name} is empty, wanted at least one sample")
-    check_finite(name, x)
-    return resample(x, own, rate)
+    return resample(_checked(x, name), own, rate)
 
 
 def resample(x: Float32[np.ndarray, "n"], rate: int, new_rate: int) -> Float32[np.ndarray, "m"]:
@@ -140,7 +144,7 @@ def resample(x: Float32[np.ndarray, "n"], rate: int, new_rate: int) -> Float32[n
     """
     if new_rate < 1:
         raise ValueError(f"got a sampling rate of {new_rate} Hz, wanted 1 or more")
-    check_finite("the sound", x)
+    x = _checked(x)
     if rate == new_rate:
         return x
     y = require("soxr", "audio").resample(x, rate, new_rate)
@@ -176,7 +180,7 @@ def trim(x: Float[np.ndarray, "n"], threshold: float = 1e-3) -> Float[np.ndarray
     Raises:
         ValueError: All of it is silent, or it is not of finite floats.
     """
-    check_finite("the sound", x)
+    x = _checked(x)
     loud = np.flatnonzero(np.abs(x) > threshold)
     if not loud.size:
         raise ValueError(f"all of the {len(x)} samples are silent, wanted one beyond the threshold {threshold}")
@@ -200,13 +204,15 @@ def log_mel(
         window: Number of samples that a frame sees, under a Hann window; by default four hops.
 
     Raises:
-        ValueError: `x` is not of finite floats or shorter than one hop, the window is, or there are too many bands
-            for it.
+        ValueError: `x` is not of finite floats or shorter than one hop, the window is, or there are no bands or
+            too many for it.
     """
-    check_finite("the sound", x)
+    x = _checked(x)
     window = 4 * hop if window is None else window
     if hop < 1 or len(x) < hop:
         raise ValueError(f"got {len(x)} samples and a hop of {hop}, wanted a sound of at least one hop")
+    if num_mels < 1:
+        raise ValueError(f"got {num_mels} bands, wanted 1 or more")
     if window < max(hop, 2):
         raise ValueError(f"got a window of {window} samples, wanted at least {max(hop, 2)} for a hop of {hop}")
     weights = np.hanning(window + 2)[1:-1].astype(np.float32)

@@ -56,11 +56,11 @@ class Dataset:
     def __post_init__(self):
         object.__setattr__(self, "split", checked_split(self.split, self.name))
         name, levels = f"{self.name} ({self.split})", self.levels
-        if self.x.ndim < 2 or self.x.size == 0:
-            raise ValueError(f"{name}: x has shape {self.x.shape}, wanted (n, *event) with at least one example")
-        check_range(f"{name}: x", self.x, levels, f"levels-1 = {levels - 1}")
-        x = self.x.astype(np.uint8, copy=False) if levels <= 256 else self.x
-        object.__setattr__(self, "x", x)
+        x = np.asarray(self.x)
+        if x.ndim < 2 or x.size == 0:
+            raise ValueError(f"{name}: x has shape {x.shape}, wanted (n, *event) with at least one example")
+        check_range(f"{name}: x", x, levels, f"levels-1 = {levels - 1}")
+        object.__setattr__(self, "x", x.astype(np.uint8, copy=False) if levels <= 256 else x)
         if self.labels is None:
             object.__setattr__(self, "num_classes", None)
             return
@@ -125,6 +125,7 @@ def checked_labels(
     Raises:
         ValueError: The labels do not fit the examples, or are not integers `0..num_classes-1`.
     """
+    labels = np.asarray(labels)
     if labels.shape != (n,):
         raise ValueError(f"{name}: labels of shape {labels.shape} do not fit {n} examples")
     num_classes = num_classes or int(labels.max()) + 1

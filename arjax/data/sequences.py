@@ -47,15 +47,16 @@ class Sequences:
     def __post_init__(self):
         object.__setattr__(self, "split", checked_split(self.split, self.name))
         name, levels, lengths = f"{self.name} ({self.split})", self.levels, np.asarray(self.lengths)
-        if self.x.ndim != 1 or self.x.size == 0:
-            raise ValueError(f"{name}: x has shape {self.x.shape}, wanted (n,) with at least one position")
-        check_range(f"{name}: x", self.x, levels, f"levels-1 = {levels - 1}")
+        x = np.asarray(self.x)
+        if x.ndim != 1 or x.size == 0:
+            raise ValueError(f"{name}: x has shape {x.shape}, wanted (n,) with at least one position")
+        check_range(f"{name}: x", x, levels, f"levels-1 = {levels - 1}")
         if lengths.ndim != 1 or lengths.dtype.kind not in "iu" or lengths.min(initial=1) < 1:
             raise ValueError(f"{name}: lengths are {lengths.dtype} {lengths.shape}, wanted positive integers (s,)")
-        if lengths.sum() != len(self.x):
-            raise ValueError(f"{name}: lengths add up to {lengths.sum()}, wanted the {len(self.x)} positions of x")
+        if lengths.sum() != len(x):
+            raise ValueError(f"{name}: lengths add up to {lengths.sum()}, wanted the {len(x)} positions of x")
         dtype = np.uint8 if levels <= 256 else np.uint16 if levels <= 65_536 else np.int32
-        object.__setattr__(self, "x", self.x.astype(dtype, copy=False))
+        object.__setattr__(self, "x", x.astype(dtype, copy=False))
         object.__setattr__(self, "lengths", lengths.astype(np.int64))
         self._check_labels(name)
         if self.hop < 1:
