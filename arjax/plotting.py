@@ -144,7 +144,7 @@ def spectrograms(
     Args:
         waves: waveforms in -1..1, one or more.
         path: the file.
-        rate: their sampling rate in Hz, 200 or more.
+        rate: their sampling rate in Hz, 200 or more; a low one allows for fewer bands.
         columns: sounds in a row, 1 or more; the last row may be shorter.
         titles: a text above each sound.
         num_mels: bands of a spectrogram, evenly spaced on the mel scale.

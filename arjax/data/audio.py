@@ -124,7 +124,7 @@ def read_audio(
     try:
         with soundfile.SoundFile(source) as file:
             x, own = file.read(file.frames, "float32", always_2d=True).mean(axis=1), file.samplerate
-            whole = len(x) == file.frames and "(should be" not in file.extra_info  # libsndfile's word for cut short
+            whole = len(x) == file.frames and "(should be" not in file.extra_info  # its word for cut short
     except Exception as error:  # libsndfile's own class, or what an open file raises
         raise ValueError(f"{name} is not a readable sound: {' '.join(str(error).split())}") from error
     if not whole:
