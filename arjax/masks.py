@@ -26,7 +26,7 @@ def hidden_degrees(features: int, size: int) -> np.ndarray:
 
 def colours(features: int, channels: int) -> np.ndarray:
     """The channel of the image that each feature belongs to, in `channels` equal blocks. Shape `(features,)`."""
-    if features % channels:
+    if channels < 1 or features % channels:
         raise ValueError(f"{channels} channels of the image do not divide {features} features")
     return np.arange(features) * channels // features
 
@@ -63,22 +63,39 @@ def attention(keys, queries=None, *, strict: bool = False):
 
 
 def local_attention(keys, window: int, queries=None, *, strict: bool = False):
-    """The `window` latest positions of `attention`, the present one included. Shape `(keys, queries)`."""
+    """The `window` latest positions of `attention`, the present one included. Shape `(keys, queries)`.
+
+    Raises `ValueError` unless `window` is 1 or more.
+    """
     keys, queries = _flat(keys, queries)
+    _positive("window", window)
     return attention(keys, queries, strict=strict) & (queries[None] - keys[:, None] < window)
 
 
 def strided_attention(keys, stride: int, queries=None, *, strict: bool = False):
-    """Every `stride`-th position back from the present one (Child et al., 2019). Shape `(keys, queries)`."""
+    """Every `stride`-th position back from the present one (Child et al., 2019). Shape `(keys, queries)`.
+
+    Raises `ValueError` unless `stride` is 1 or more.
+    """
     keys, queries = _flat(keys, queries)
+    _positive("stride", stride)
     return attention(keys, queries, strict=strict) & ((queries[None] - keys[:, None]) % stride == 0)
 
 
 def fixed_attention(keys, stride: int, summaries: int = 1, queries=None, *, strict: bool = False):
-    """The present block of `stride`, the last `summaries` of all earlier ones (Child). Shape `(keys, queries)`."""
+    """The present block of `stride`, the last `summaries` of all earlier ones (Child). Shape `(keys, queries)`.
+
+    Raises `ValueError` unless `stride` is 1 or more.
+    """
     keys, queries = _flat(keys, queries)
+    _positive("stride", stride)
     own = keys[:, None] // stride == queries[None] // stride
     return attention(keys, queries, strict=strict) & (own | (keys % stride >= stride - summaries)[:, None])
+
+
+def _positive(name: str, value: int) -> None:
+    if value < 1:
+        raise ValueError(f"a {name} of 1 or more is wanted, got {value}")
 
 
 def _flat(keys, queries):

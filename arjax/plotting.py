@@ -39,16 +39,19 @@ def image_grid(
         images: integers `0..levels-1` (black to white) of shape `(n, h, w, c)`, c being 1 or 3.
         path: the file.
         levels: number of values of a pixel.
-        columns: images in a row; the last row may be shorter.
+        columns: images in a row, 1 or more; the last row may be shorter.
         row_labels: a text for each row, on its left.
         scale: side of a pixel in the picture; by default so many that an image is about 64 high.
 
     Raises:
-        ValueError: the images are not integers in range, or shape or labels do not fit.
+        ValueError: there is no image, they are not integers in range, or shape, levels, columns or labels do not
+            fit.
     """
     images = np.asarray(images)
-    if images.ndim != 4 or images.shape[-1] not in (1, 3):
+    if images.ndim != 4 or images.shape[-1] not in (1, 3) or not images.size:
         raise ValueError(f"images of shape (n, h, w, 1 or 3) are wanted, got {images.shape}")
+    if levels < 2 or columns < 1:
+        raise ValueError(f"2 or more levels and 1 or more columns are wanted, got {levels} and {columns}")
     check_data(jnp.asarray(images), levels)
     n, h, w, _ = images.shape
     rows = math.ceil(n / columns)
@@ -92,11 +95,16 @@ def curves(
     """Draws the training and validation loss over the steps, the best validation marked, as a PNG.
 
     Args:
-        history: the lines of a run's `metrics.jsonl`, as `arjax.training.fit` returns them.
+        history: the lines of a run's `metrics.jsonl`, as `arjax.training.fit` returns them, one or more.
         path: the file.
         baseline: the name and the value of a horizontal line, in the unit of the picture.
         event: the shape of an event, for a picture in bits/dim instead of nats.
+
+    Raises:
+        ValueError: the history is empty.
     """
+    if not history:
+        raise ValueError("a history of one or more lines is wanted, got none")
 
     def values(key: str) -> list[float]:
         nats = [line[key] for line in history]
@@ -136,18 +144,21 @@ def spectrograms(
     Args:
         waves: waveforms in -1..1, one or more.
         path: the file.
-        rate: their sampling rate in Hz, 200 or more.
-        columns: sounds in a row; the last row may be shorter.
+        rate: their sampling rate in Hz, 200 or more; a low one allows for fewer bands.
+        columns: sounds in a row, 1 or more; the last row may be shorter.
         titles: a text above each sound.
         num_mels: bands of a spectrogram, evenly spaced on the mel scale.
 
     Raises:
-        ValueError: there is no sound, one is shorter than 5 ms or not of finite floats, or titles do not fit.
+        ValueError: there is no sound, one is shorter than 5 ms or not of finite floats, or columns or titles do
+            not fit.
     """
     waves = [np.asarray(wave) for wave in waves]
     if not waves or any(w.ndim != 1 or w.dtype.kind != "f" or not np.isfinite(w).all() for w in waves):
         got = ", ".join(f"{wave.dtype} {wave.shape}" for wave in waves) or "none"
         raise ValueError(f"waveforms of finite floats (n,) are wanted, got {got}")
+    if columns < 1:
+        raise ValueError(f"1 or more columns are wanted, got {columns}")
     if titles is not None and len(titles) != len(waves):
         raise ValueError(f"{len(waves)} titles are wanted, got {len(titles)}")
     hop, rows = rate // 200, math.ceil(len(waves) / columns)

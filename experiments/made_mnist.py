@@ -1,8 +1,9 @@
-"""MADE on binary data: fixed binarized MNIST, and the density-estimation sets adult and dna.
+"""MADE on binary data: fixed binarized MNIST, and density-estimation sets such as adult and dna.
 
 Command: python -m experiments.made_mnist 1hl --data-dir DATA   (--help lists the variants)
 
-Without --data-dir (or ARJAX_DATA_DIR) binarized MNIST comes from tensorflow-datasets. Test nats per example:
+Without --data-dir (or ARJAX_DATA_DIR) binarized MNIST comes from tensorflow-datasets. Any other of the binary sets
+is trained on with `adult --dataset NAME --directory FOLDER`. Test nats per example:
 
     variant                   measured    published
     1hl                          90.74
@@ -37,7 +38,7 @@ class Config:
     directory: Path
     """Where checkpoints, metrics and pictures go."""
     dataset: str = "binarized_mnist"
-    """Name of a binary data set."""
+    """Name of a binary data set, such as "jester"; see `arjax.data.load`."""
     data_dir: str | None = None
     """Where its files are; default $ARJAX_DATA_DIR."""
     hidden: tuple[int, ...] = (500,)

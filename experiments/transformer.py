@@ -29,7 +29,7 @@ metrics.jsonl, curves.png and samples.png.
 import dataclasses
 import math
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Final, Literal
 
 import jax
 import numpy as np
@@ -43,7 +43,8 @@ from arjax.layers import Classes
 from arjax.models import Transformer
 from experiments import common
 
-ANY = "any"
+ANY: Final = "any"
+Order = Literal["raster", "column", "zigzag", "serpentine", "centre_out", "random", "any"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -132,7 +133,7 @@ class TextConfig(Config):
 class ImageConfig(Config):
     """Settings of images."""
 
-    orders: tuple[str, ...] = ("raster", "column", "zigzag", "serpentine", "centre_out", "random", ANY)
+    orders: tuple[Order, ...] = ("raster", "column", "zigzag", "serpentine", "centre_out", "random", ANY)
     """Orders of generation, see `arjax.orderings`; "any" for one network that serves all of them."""
     by_class: bool = False
     """Whether the model is conditioned on the class."""

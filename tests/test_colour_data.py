@@ -130,7 +130,7 @@ class Malicious:
 
 
 BINARY, PYTHON = binary(IMAGES[-1], LABELS[-1]), python2(IMAGES[-1], LABELS[-1])
-WANTED = "bytes; want 12292: a label and 3072 pixels for each of 4 images"
+WANTED = "bytes, wanted 12292: a label and 3072 pixels for each of 4 images"
 DAMAGED = {
     "binary cut short": ("bin", BINARY[:-1], f"test_batch.bin has 12291 {WANTED}"),
     "binary with an image less": ("bin", BINARY[:-3073], f"test_batch.bin has 9219 {WANTED}"),
@@ -145,9 +145,9 @@ DAMAGED = {
     "pickle of texts": ("py", pickle.dumps({"data": "text", "labels": [1]}), "AttributeError"),
     "pickle with an image less": ("py", python2(IMAGES[-1, 1:], LABELS[-1, 1:]), f"test_batch has 9219 {WANTED}"),
     "pickle with a label less": ("py", python2(IMAGES[-1], LABELS[-1, 1:]), "test_batch is not a readable pickle"),
-    "pickle of label 10": ("py", python2(IMAGES[-1], [1, 10, 2, 3]), "test_batch has the label 10; want 0..9"),
+    "pickle of label 10": ("py", python2(IMAGES[-1], [1, 10, 2, 3]), "test_batch has the label 10, wanted 0..9"),
     "tar of short file": ("binary.tar.gz", BINARY[:-1], f"binary.tar.gz/test_batch.bin has 12291 {WANTED}"),
-    "tar without the file": ("python.tar.gz", None, "data_batch_5; want test_batch"),
+    "tar without the file": ("python.tar.gz", None, "data_batch_5, wanted test_batch"),
 }
 
 
@@ -168,7 +168,7 @@ def test_cifar10_damaged_archives(tmp_path):
         gzip.compress(tar[:20_000]): "is not a readable tar archive: unexpected end of data",
         b"<html>": "is not a readable tar archive: truncated header",
         gzip.compress(b""): "is not a readable tar archive: empty file",
-        gzip.compress(bytes(10240)): "holds nothing; want data_batch_1",
+        gzip.compress(bytes(10240)): "holds nothing, wanted data_batch_1",
     }.items():
         path.write_bytes(data)
         refuses(ValueError, f"{path} {message}", load, "cifar10", data_dir=tmp_path)
@@ -243,7 +243,7 @@ def test_cifar10_partial(partial):
     ("name", "change", "message"),
     [
         ("cifar10_batch_2.png", lambda data: data[: len(data) // 2], "is not a readable image"),
-        ("labels_0000-3999.txt", lambda data: data[:-2], "has 3999 labels; want 4000"),
+        ("labels_0000-3999.txt", lambda data: data[:-2], "has 3999 labels, wanted 4000"),
         (
             "labels_0000-3999.txt",
             lambda data: data.replace(b"7", b"dog", 1),
@@ -273,8 +273,8 @@ def test_read_sprites_and_labels(tmp_path):
     images, path = RNG.integers(0, 256, (5, 2, 3, 3), dtype=np.uint8), tmp_path / "sprite.png"
     Image.fromarray(images.reshape(5, 6, 3)).save(path)
     np.testing.assert_array_equal(read_sprites(path, images.shape), images)
-    refuses(ValueError, f"{path} has shape (5, 6, 3); want (4, 6, 3)", read_sprites, path, (4, 2, 3, 3))
-    refuses(ValueError, f"{path} has shape (5, 6, 3); want (5, 6, 1)", read_sprites, path, (5, 2, 3, 1))
+    refuses(ValueError, f"{path} has shape (5, 6, 3), wanted (4, 6, 3)", read_sprites, path, (4, 2, 3, 3))
+    refuses(ValueError, f"{path} has shape (5, 6, 3), wanted (5, 6, 1)", read_sprites, path, (5, 2, 3, 1))
     labels = tmp_path / "labels.txt.gz"
     labels.write_bytes(gzip.compress(b"3\r\n1\r\n2"))
     assert read_labels(labels, 3).tolist() == [3, 1, 2]
@@ -320,7 +320,7 @@ def test_colour_goes_from_paper_to_ink_in_step_with_the_grey():
 @pytest.mark.parametrize("event", [(4,), (4, 4), (4, 4, 3)])
 def test_colour_refuses(event):
     data = Dataset(np.zeros((2, *event), int), name="mine")
-    refuses(ValueError, f"mine has examples of shape {event}; want (height, width, 1)", colour, data, "coloured")
+    refuses(ValueError, f"mine has examples of shape {event}, wanted (height, width, 1)", colour, data, "coloured")
 
 
 @pytest.mark.parametrize("folder", ["", "mnist"])

@@ -173,3 +173,12 @@ def test_local_and_strided_attention_reach_everything_in_two_steps():
     ranks = orderings.raster((16,))
     local, strided = masks.local_attention(ranks, 4), masks.strided_attention(ranks, 4)
     np.testing.assert_array_equal(strided.astype(int) @ local.astype(int) > 0, masks.attention(ranks))
+
+
+@pytest.mark.parametrize("size", [0, -1])
+def test_sizes_below_one_are_refused(size):
+    for make in (masks.local_attention, masks.strided_attention, masks.fixed_attention):
+        with pytest.raises(ValueError, match=f"a (window|stride) of 1 or more is wanted, got {size}"):
+            make(np.arange(5), size)
+    with pytest.raises(ValueError, match=f"{size} channels of the image do not divide 4 features"):
+        masks.colours(4, size)

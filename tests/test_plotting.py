@@ -78,12 +78,15 @@ def test_image_grid_with_labels(tmp_path):
         ({"images": np.zeros((4, 8, 8, 1), np.float32)}, "integers 0..16 are wanted, got dtype float32"),
         ({"images": np.full((4, 8, 8, 1), 17)}, "integers 0..16 are wanted, got values 17..17"),
         ({"row_labels": ["one"]}, "2 row labels are wanted, got 1"),
+        ({"images": np.zeros((0, 8, 8, 1), int)}, "are wanted, got (0, 8, 8, 1)"),
+        ({"columns": 0}, "1 or more columns are wanted, got 17 and 0"),
+        ({"levels": 1}, "2 or more levels and 1 or more columns are wanted, got 1 and 2"),
     ],
 )
 def test_image_grid_refuses(tmp_path, change, message):
-    images = {"images": np.zeros((4, 8, 8, 1), int)}
+    settings = {"images": np.zeros((4, 8, 8, 1), int), "levels": 17, "columns": 2} | change
     with pytest.raises(ValueError, match=re.escape(message)):
-        plotting.image_grid(**images | change, path=tmp_path / "a.png", levels=17, columns=2)
+        plotting.image_grid(path=tmp_path / "a.png", **settings)
     assert not list(tmp_path.iterdir())
 
 
@@ -105,6 +108,11 @@ def test_curves(tmp_path):
     plotting.curves(HISTORY, tmp_path / "curves.png", ("histogram", 7.5))
     assert pixels(tmp_path / "curves.png").shape == (600, 960, 3)
     assert [path.name for path in tmp_path.iterdir()] == ["curves.png"]
+
+
+def test_curves_refuse_an_empty_history(tmp_path):
+    with pytest.raises(ValueError, match="a history of one or more lines is wanted, got none"):
+        plotting.curves([], tmp_path / "curves.png")
 
 
 @pytest.mark.parametrize(
@@ -158,8 +166,9 @@ def test_spectrograms_are_written(tmp_path):
         ([np.zeros(99, int)], {}, "got int64 (99,)"),
         ([np.zeros((99, 2))], {}, "got float64 (99, 2)"),
         ([np.full(99, np.nan)], {}, "waveforms of finite floats"),
-        ([np.zeros(39)], {}, "got 39 samples and a hop of 40; want a sound of at least one hop"),
+        ([np.zeros(39)], {}, "got 39 samples and a hop of 40, wanted a sound of at least one hop"),
         ([np.zeros(99)], {"titles": ["a", "b"]}, "1 titles are wanted, got 2"),
+        ([np.zeros(99)], {"columns": 0}, "1 or more columns are wanted, got 0"),
     ],
 )
 def test_spectrograms_refuse(tmp_path, waves, change, message):

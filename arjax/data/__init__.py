@@ -11,7 +11,6 @@ from arjax.data.audio import resample as resample
 from arjax.data.audio import trim as trim
 from arjax.data.audio import write_audio as write_audio
 from arjax.data.colour import colour as colour
-from arjax.data.dataset import SPLITS as SPLITS
 from arjax.data.dataset import Dataset as Dataset
 from arjax.data.dataset import batches as batches
 from arjax.data.dataset import epoch_batches as epoch_batches
@@ -31,6 +30,7 @@ from arjax.data.sequences import Sequences as Sequences
 from arjax.data.sequences import Windows as Windows
 from arjax.data.sets import SETS as SETS
 from arjax.data.sets import load as load
+from arjax.data.splits import SPLITS as SPLITS
 from arjax.data.text import Bytes as Bytes
 from arjax.data.text import Vocabulary as Vocabulary
 from arjax.data.text import characters as characters

@@ -6,11 +6,13 @@ from functools import cache
 from pathlib import Path
 from typing import Any, BinaryIO
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Float32, Int, Int32
 
+from arjax.data.dataset import check_range
 from arjax.extras import require
 
 FLOOR = 1e-5
@@ -18,13 +20,13 @@ FLOOR = 1e-5
 
 
 def mu_law_encode(x: Float[ArrayLike, "..."], levels: int = 256) -> Int32[Array, "..."]:
-    """Waveform to integers ``0..levels-1`` on a logarithmic scale: fine near silence, coarse where it is loud.
+    """Waveform to integers `0..levels-1` on a logarithmic scale: fine near silence, coarse where it is loud.
 
-    With ``x`` clipped to -1..1, ``mu = levels - 1`` and ``f = sign(x) log(1 + mu |x|) / log(1 + mu)`` these are
-    ``floor((f + 1) / 2 * mu + 0.5)``. ``mu_law_encode(mu_law_decode(q)) == q``.
+    With `x` clipped to -1..1, `mu = levels - 1` and `f = sign(x) log(1 + mu |x|) / log(1 + mu)` these are
+    `floor((f + 1) / 2 * mu + 0.5)`. `mu_law_encode(mu_law_decode(q)) == q`.
 
     Raises:
-        ValueError: Not floats, or fewer than two levels.
+        ValueError: Not finite floats, or fewer than two levels.
     """
     x, mu = _waveform(x, levels), levels - 1
     f = jnp.sign(x) * jnp.log1p(mu * jnp.abs(x)) / jnp.log1p(jnp.float32(mu))
@@ -32,33 +34,33 @@ def mu_law_encode(x: Float[ArrayLike, "..."], levels: int = 256) -> Int32[Array,
 
 
 def mu_law_decode(q: Int[ArrayLike, "..."], levels: int = 256) -> Float32[Array, "..."]:
-    """Integers ``0..levels-1`` to the waveform; the ends are -1 and 1. See `mu_law_encode`.
+    """Integers `0..levels-1` to the waveform; the ends are -1 and 1. See `mu_law_encode`.
 
     Raises:
-        ValueError: Not integers, or fewer than two levels.
+        ValueError: Not integers `0..levels-1`, or fewer than two levels.
     """
     y, mu = 2 * _codes(q, levels) / (levels - 1) - 1, levels - 1
     return jnp.sign(y) * jnp.expm1(jnp.abs(y) * jnp.log1p(jnp.float32(mu))) / mu
 
 
 def linear_encode(x: Float[ArrayLike, "..."], levels: int = 65_536) -> Int32[Array, "..."]:
-    """Waveform to integers ``0..levels-1`` in equal steps of ``2 / levels``, silence being ``levels // 2``.
+    """Waveform to integers `0..levels-1` in equal steps of `2 / levels`, silence being `levels // 2`.
 
     With 65,536 levels these are the samples of 16-bit audio plus 32,768: nothing is lost of such a file.
-    ``linear_encode(linear_decode(q)) == q``.
+    `linear_encode(linear_decode(q)) == q`.
 
     Raises:
-        ValueError: Not floats, or fewer than two levels.
+        ValueError: Not finite floats, or fewer than two levels.
     """
     x = jnp.floor(_waveform(x, levels) * (levels / 2) + 0.5).astype(jnp.int32)
     return jnp.minimum(x + levels // 2, levels - 1)
 
 
 def linear_decode(q: Int[ArrayLike, "..."], levels: int = 65_536) -> Float32[Array, "..."]:
-    """Integers ``0..levels-1`` to the waveform, from -1 to one step below 1. See `linear_encode`.
+    """Integers `0..levels-1` to the waveform, from -1 to one step below 1. See `linear_encode`.
 
     Raises:
-        ValueError: Not integers, or fewer than two levels.
+        ValueError: Not integers `0..levels-1`, or fewer than two levels.
     """
     return (_codes(q, levels) - levels // 2) / (levels / 2)
 
@@ -67,16 +69,33 @@ def _waveform(x: Any, levels: int) -> Float32[Array, "..."]:
     x = jnp.asarray(x)
     if not jnp.issubdtype(x.dtype, jnp.floating) or levels < 2:
         raise ValueError(
-            f"got {x.dtype} and {levels} levels; want a waveform of floats in -1..1 and 2 or more levels"
+            f"got {x.dtype} and {levels} levels, wanted a waveform of floats in -1..1 and 2 or more levels"
         )
+    if not isinstance(x, jax.core.Tracer):
+        _finite(np.asarray(x), "the waveform")
     return jnp.clip(x.astype(jnp.float32), -1, 1)
 
 
 def _codes(q: Any, levels: int) -> Float32[Array, "..."]:
     q = jnp.asarray(q)
     if not jnp.issubdtype(q.dtype, jnp.integer) or levels < 2:
-        raise ValueError(f"got {q.dtype} and {levels} levels; want integers 0..levels-1 and 2 or more levels")
+        raise ValueError(f"got {q.dtype} and {levels} levels, wanted integers 0..levels-1 and 2 or more levels")
+    if not isinstance(q, jax.core.Tracer) and q.size:
+        check_range("the sound", np.asarray(q), levels, f"levels-1 = {levels - 1}")
     return q.astype(jnp.float32)
+
+
+def _checked(x: Any, name: str = "the sound") -> Float[np.ndarray, "n"]:
+    x = np.asarray(x)
+    if x.ndim != 1 or x.dtype.kind != "f":
+        raise ValueError(f"{name} has dtype {x.dtype} and shape {x.shape}, wanted one channel of floats (n,)")
+    return _finite(x, name)
+
+
+def _finite(x: Any, name: str) -> Any:
+    if not np.isfinite(x).all():
+        raise ValueError(f"{name} has samples that are not finite, wanted finite floats")
+    return x
 
 
 def read_audio(
@@ -92,7 +111,7 @@ def read_audio(
     Raises:
         ValueError: The sound is empty, unreadable, cut short or not finite, or the rate is not positive.
         FileNotFoundError: There is no such file.
-        ImportError: The extra ``audio`` is missing.
+        ImportError: The extra `audio` is missing.
     """
     if isinstance(source, (str, os.PathLike)):
         name, source = name or os.fspath(source), os.fspath(source)
@@ -104,28 +123,28 @@ def read_audio(
     soundfile = require("soundfile", "audio")
     try:
         with soundfile.SoundFile(source) as file:
-            x, own = file.read(dtype="float32", always_2d=True).mean(axis=1), file.samplerate
-            whole = len(x) == file.frames and "should be" not in file.extra_info  # libsndfile's word for cut short
+            x, own = file.read(file.frames, "float32", always_2d=True).mean(axis=1), file.samplerate
+            whole = len(x) == file.frames and "(should be" not in file.extra_info  # its word for cut short
     except Exception as error:  # libsndfile's own class, or what an open file raises
         raise ValueError(f"{name} is not a readable sound: {' '.join(str(error).split())}") from error
     if not whole:
         raise ValueError(f"{name} is cut short: {len(x)} samples are fewer than its header announces")
     if not len(x):
-        raise ValueError(f"{name} is empty; want at least one sample")
-    if not np.isfinite(x).all():
-        raise ValueError(f"{name} has samples that are not finite")
-    return resample(x, own, rate)
+        raise ValueError(f"{name} is empty, wanted at least one sample")
+    return resample(_checked(x, name), own, rate)
 
 
 def resample(x: Float32[np.ndarray, "n"], rate: int, new_rate: int) -> Float32[np.ndarray, "m"]:
     """The same sound at another sampling rate, in Hz.
 
     Raises:
-        ValueError: The new rate is not positive, or the sound is shorter than one of its samples.
-        ImportError: The extra ``audio`` is missing.
+        ValueError: The sound is not of finite floats or shorter than one sample of the new rate, or that rate is
+            not positive.
+        ImportError: The extra `audio` is missing.
     """
     if new_rate < 1:
-        raise ValueError(f"got a sampling rate of {new_rate} Hz; want 1 or more")
+        raise ValueError(f"got a sampling rate of {new_rate} Hz, wanted 1 or more")
+    x = _checked(x)
     if rate == new_rate:
         return x
     y = require("soxr", "audio").resample(x, rate, new_rate)
@@ -144,11 +163,11 @@ def write_audio(path: str | os.PathLike[str], x: Float[np.ndarray, "n"], rate: i
 
     Raises:
         ValueError: Not one channel of finite floats, or no samples.
-        ImportError: The extra ``audio`` is missing.
+        ImportError: The extra `audio` is missing.
     """
     x, path = np.asarray(x), Path(path)
     if x.ndim != 1 or x.dtype.kind != "f" or not x.size or not np.isfinite(x).all():
-        raise ValueError(f"{path}: got {x.dtype} {x.shape}; want one or more finite floats of shape (n,)")
+        raise ValueError(f"{path}: got {x.dtype} {x.shape}, wanted one or more finite floats of shape (n,)")
     samples = (np.asarray(linear_encode(x)) - 32_768).astype(np.int16)
     temporary = path.with_name(f"{path.name}.tmp")
     require("soundfile", "audio").write(temporary, samples, rate, format="WAV", subtype="PCM_16")
@@ -156,25 +175,26 @@ def write_audio(path: str | os.PathLike[str], x: Float[np.ndarray, "n"], rate: i
 
 
 def trim(x: Float[np.ndarray, "n"], threshold: float = 1e-3) -> Float[np.ndarray, "m"]:
-    """Cuts off silence, where ``|x| <= threshold``, at both ends.
+    """Cuts off silence, where `|x| <= threshold`, at both ends.
 
     Raises:
-        ValueError: All of it is silent.
+        ValueError: All of it is silent, or it is not of finite floats.
     """
+    x = _checked(x)
     loud = np.flatnonzero(np.abs(x) > threshold)
     if not loud.size:
-        raise ValueError(f"all of the {len(x)} samples are silent; want one beyond the threshold {threshold}")
+        raise ValueError(f"all of the {len(x)} samples are silent, wanted one beyond the threshold {threshold}")
     return x[loud[0] : loud[-1] + 1]
 
 
 def log_mel(
     x: Float[np.ndarray, "n"], rate: int, *, hop: int, num_mels: int = 80, window: int | None = None
 ) -> Float32[np.ndarray, "ceil(n/hop) num_mels"]:
-    """Log-mel frames: loudness by band of frequency, one frame for every ``hop`` samples.
+    """Log-mel frames: loudness by band of frequency, one frame for every `hop` samples.
 
-    Frame ``i`` is centred on the middle of its samples, ``i * hop + hop / 2``, with zeros beyond both ends. A band
+    Frame `i` is centred on the middle of its samples, `i * hop + hop / 2`, with zeros beyond both ends. A band
     is a mean of amplitudes (1 at the peak of a full sine), weighted by a triangle on the mel scale from 0 Hz to
-    half the rate. Values are ``(log10(max(amplitude, 1e-5)) + 5) / 5``, within 0..1: 0 is silence.
+    half the rate. Values are `(log10(max(amplitude, 1e-5)) + 5) / 5`, within 0..1: 0 is silence.
 
     Args:
         x: The waveform.
@@ -184,13 +204,17 @@ def log_mel(
         window: Number of samples that a frame sees, under a Hann window; by default four hops.
 
     Raises:
-        ValueError: ``x`` is shorter than one hop, the window is, or there are too many bands for it.
+        ValueError: `x` is not of finite floats or shorter than one hop, the window is, or there are no bands or
+            too many for it.
     """
+    x = _checked(x)
     window = 4 * hop if window is None else window
     if hop < 1 or len(x) < hop:
-        raise ValueError(f"got {len(x)} samples and a hop of {hop}; want a sound of at least one hop")
+        raise ValueError(f"got {len(x)} samples and a hop of {hop}, wanted a sound of at least one hop")
+    if num_mels < 1:
+        raise ValueError(f"got {num_mels} bands, wanted 1 or more")
     if window < max(hop, 2):
-        raise ValueError(f"got a window of {window} samples; want at least {max(hop, 2)} for a hop of {hop}")
+        raise ValueError(f"got a window of {window} samples, wanted at least {max(hop, 2)} for a hop of {hop}")
     weights = np.hanning(window + 2)[1:-1].astype(np.float32)
     count, left = -(-len(x) // hop), (window - hop) // 2
     padded = np.pad(x.astype(np.float32), (left, count * hop + window - hop - left - len(x)))
@@ -219,5 +243,5 @@ def _mel_filters(rate: int, num_mels: int, num_bins: int) -> Float32[np.ndarray,
     hz = np.linspace(0, rate / 2, num_bins)[:, None]
     triangles = np.maximum(0, np.minimum((hz - low) / (centre - low), (high - hz) / (high - centre)))
     if not triangles.any(axis=0).all():
-        raise ValueError(f"got {num_mels} bands; want fewer, or a longer window, at a rate of {rate} Hz")
+        raise ValueError(f"got {num_mels} bands, wanted fewer, or a longer window, at a rate of {rate} Hz")
     return (triangles / triangles.sum(axis=0)).astype(np.float32)

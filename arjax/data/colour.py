@@ -2,7 +2,8 @@
 
 import numpy as np
 
-from arjax.data.dataset import SPLITS, Dataset
+from arjax.data.dataset import Dataset
+from arjax.data.splits import SPLITS
 
 
 def colour(grey: Dataset, name: str) -> Dataset:
@@ -13,17 +14,17 @@ def colour(grey: Dataset, name: str) -> Dataset:
     on nothing but the split and the example's index.
 
     Args:
-        grey: Images ``(n, h, w, 1)``.
+        grey: Images `(n, h, w, 1)`.
         name: What the result is called.
 
     Returns:
-        Images ``(n, h, w, 3)`` of 4 levels, with the labels of ``grey``.
+        Images `(n, h, w, 3)` of 4 levels, with the labels of `grey`.
 
     Raises:
-        ValueError: ``grey`` holds anything but images of one channel.
+        ValueError: `grey` holds anything but images of one channel.
     """
     if len(grey.event) != 3 or grey.event[2] != 1:
-        raise ValueError(f"{grey.name} has examples of shape {grey.event}; want (height, width, 1)")
+        raise ValueError(f"{grey.name} has examples of shape {grey.event}, wanted (height, width, 1)")
     rng, top = np.random.default_rng((0, SPLITS.index(grey.split))), grey.levels - 1
     draws = rng.integers(0, (18, 2, 2, 2), (len(grey), 4), dtype=np.int16)
     hue, paper = draws[:, :1], draws[:, 1:]

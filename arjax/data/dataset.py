@@ -8,7 +8,8 @@ from typing import Any, Protocol, Self
 import numpy as np
 from jaxtyping import Int32, Integer
 
-SPLITS = ("train", "valid", "test")
+from arjax.data.splits import checked_split
+
 Batch = dict[str, Any]
 
 
@@ -23,10 +24,10 @@ class Examples(Protocol):
         """Number of examples; a training epoch has as many batches as there are whole ones."""
 
     def plan(self, batch_size: int, rng: np.random.Generator | None = None) -> Sequence[Any]:
-        """What `batch` takes for each batch of an epoch: of whole ones in training, with ``rng``; else of all."""
+        """What `batch` takes for each batch of an epoch: of whole ones in training, with `rng`; else of all."""
 
     def batch(self, index: Any) -> Batch:
-        """The examples at ``index``."""
+        """The examples at `index`."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -34,11 +35,11 @@ class Dataset:
     """Examples of one split, as integers.
 
     Attributes:
-        x: Integers ``0..levels-1``, ``(n, *event)``; held as uint8 wherever the levels allow.
-        labels: Classes ``0..num_classes-1``, ``(n,)``, or None.
+        x: Integers `0..levels-1`, `(n, *event)`; held as uint8 wherever the levels allow.
+        labels: Classes `0..num_classes-1`, `(n,)`, or None.
         levels: Number of values a dimension can take.
         name: What the set is called in messages.
-        split: ``"train"``, ``"valid"`` or ``"test"``.
+        split: `"train"`, `"valid"` or `"test"`, also by another name of it, such as `"val"`.
         num_classes: Number of classes; the largest label plus one where it is not given; None without labels.
 
     Raises:
@@ -53,14 +54,13 @@ class Dataset:
     num_classes: int | None = None
 
     def __post_init__(self):
+        object.__setattr__(self, "split", checked_split(self.split, self.name))
         name, levels = f"{self.name} ({self.split})", self.levels
-        if self.split not in SPLITS:
-            raise ValueError(f"{self.name}: unknown split {self.split!r}; want one of {', '.join(SPLITS)}")
-        if self.x.ndim < 2 or self.x.size == 0:
-            raise ValueError(f"{name}: x has shape {self.x.shape}; want (n, *event) with at least one example")
-        check_range(f"{name}: x", self.x, levels, f"levels-1 = {levels - 1}")
-        x = self.x.astype(np.uint8, copy=False) if levels <= 256 else self.x
-        object.__setattr__(self, "x", x)
+        x = np.asarray(self.x)
+        if x.ndim < 2 or x.size == 0:
+            raise ValueError(f"{name}: x has shape {x.shape}, wanted (n, *event) with at least one example")
+        check_range(f"{name}: x", x, levels, f"levels-1 = {levels - 1}")
+        object.__setattr__(self, "x", x.astype(np.uint8, copy=False) if levels <= 256 else x)
         if self.labels is None:
             object.__setattr__(self, "num_classes", None)
             return
@@ -77,30 +77,30 @@ class Dataset:
         return self.x.shape[1:]
 
     def plan(self, batch_size: int, rng: np.random.Generator | None = None) -> list[Any]:
-        """Index of each batch of an epoch: whole ones in the order ``rng`` draws, or all examples in order."""
+        """Index of each batch of an epoch: whole ones in the order `rng` draws, or all examples in order."""
         if rng is None:
             return [slice(i, i + batch_size) for i in range(0, len(self), batch_size)]
         return [*rng.permutation(len(self))[: len(self) // batch_size * batch_size].reshape(-1, batch_size)]
 
     def batch(self, index: slice | Integer[np.ndarray, "b"]) -> Batch:
-        """The examples at ``index``: ``"x"``, int32 ``(b, *event)``; with labels ``"label"``, int32 ``(b,)``."""
+        """The examples at `index`: `"x"`, int32 `(b, *event)`; with labels `"label"`, int32 `(b,)`."""
         batch = {"x": self.x[index].astype(np.int32)}
         return batch if self.labels is None else batch | {"label": self.labels[index]}
 
     def take(self, index: slice | Integer[np.ndarray, "m"]) -> Self:
-        """The examples at ``index``, with their labels."""
+        """The examples at `index`, with their labels."""
         labels = None if self.labels is None else self.labels[index]
         return dataclasses.replace(self, x=self.x[index], labels=labels)
 
     def flat(self) -> Self:
-        """The same examples with the event flattened to ``(D,)``, as MADE reads them."""
+        """The same examples with the event flattened to `(D,)`, as MADE reads them."""
         return dataclasses.replace(self, x=self.x.reshape(len(self), math.prod(self.event)))
 
     def quantize(self, levels: int) -> Self:
-        """The same examples on a coarser grid: value ``v`` becomes ``v * levels // self.levels``.
+        """The same examples on a coarser grid: value `v` becomes `v * levels // self.levels`.
 
         Raises:
-            ValueError: ``levels`` is not in ``2..self.levels``.
+            ValueError: `levels` is not in `2..self.levels`.
         """
         if not 2 <= levels <= self.levels:
             raise ValueError(f"{self.name}: cannot quantize {self.levels} levels to {levels}")
@@ -109,22 +109,23 @@ class Dataset:
 
 
 def check_range(what: str, values: np.ndarray, size: int, limit: str) -> None:
-    """Raises `ValueError` unless ``values`` are integers ``0..size-1``; ``limit`` says what the last one is."""
+    """Raises `ValueError` unless `values` are integers `0..size-1`; `limit` says what the last one is."""
     if not np.issubdtype(values.dtype, np.integer):
-        raise ValueError(f"{what} has dtype {values.dtype}; want integers")
+        raise ValueError(f"{what} has dtype {values.dtype}, wanted integers")
     low, high = int(values.min()), int(values.max())
     if low < 0 or high >= size:
-        raise ValueError(f"{what} has values {low}..{high}; want 0..{limit}")
+        raise ValueError(f"{what} has values {low}..{high}, wanted 0..{limit}")
 
 
 def checked_labels(
     name: str, labels: Integer[np.ndarray, "m"], num_classes: int | None, n: int
 ) -> tuple[Int32[np.ndarray, "n"], int]:
-    """Labels of ``n`` examples and the number of classes, by default the largest label plus one.
+    """Labels of `n` examples and the number of classes, by default the largest label plus one.
 
     Raises:
-        ValueError: The labels do not fit the examples, or are not integers ``0..num_classes-1``.
+        ValueError: The labels do not fit the examples, or are not integers `0..num_classes-1`.
     """
+    labels = np.asarray(labels)
     if labels.shape != (n,):
         raise ValueError(f"{name}: labels of shape {labels.shape} do not fit {n} examples")
     num_classes = num_classes or int(labels.max()) + 1
@@ -133,17 +134,17 @@ def checked_labels(
 
 
 def batches(dataset: Examples, batch_size: int, *, seed: int, step: int = 0) -> Iterator[Batch]:
-    """Endless batches from batch number ``step`` on, each a pure function of ``(seed, step)``.
+    """Endless batches from batch number `step` on, each a pure function of `(seed, step)`.
 
-    Epoch ``e`` is planned with ``default_rng((seed, e))``, which shuffles the examples unless a state is carried
+    Epoch `e` is planned with `default_rng((seed, e))`, which shuffles the examples unless a state is carried
     from one to the next, and leaves out only the last, incomplete batch.
 
     Yields:
-        What ``dataset.batch`` gives: ``"x"``, int32 ``(batch_size, *event)``; with labels ``"label"``, int32
-        ``(batch_size,)``; and more from `Windows`.
+        What `dataset.batch` gives: `"x"`, int32 `(batch_size, *event)`; with labels `"label"`, int32
+        `(batch_size,)`; and more from `Windows`.
 
     Raises:
-        ValueError: The batch size is not in ``1..n``, or the seed or step is negative.
+        ValueError: The batch size is not in `1..n`, or the seed or step is negative.
     """
     if not 1 <= batch_size <= len(dataset):
         raise ValueError(f"batch size {batch_size} does not fit the {len(dataset)} examples of {dataset.name}")

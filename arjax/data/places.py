@@ -1,42 +1,28 @@
-"""Where data sets lie, by name, and how what has no splits is divided."""
+"""Where data sets lie, by name."""
 
 import os
-from collections.abc import Callable
+import re
 from pathlib import Path
-from typing import Any, Protocol, Self, TypeVar
+from typing import Any
 
-import numpy as np
-
-from arjax.data.dataset import SPLITS
+from arjax.data.splits import own_splits
 from arjax.extras import require
 
 
-class _Divisible(Protocol):
-    def __len__(self) -> int: ...
-
-    def take(self, index: Any) -> Self: ...
-
-
-D = TypeVar("D", bound=_Divisible)
-
-
-def places(name: str, split: str, data_dir: str | os.PathLike[str] | None) -> list[Path]:
-    """Folders in which the files of a set may lie, the first of them ``data_dir`` or ``$ARJAX_DATA_DIR``.
+def places(name: str, data_dir: str | os.PathLike[str] | None) -> list[Path]:
+    """Folders in which the files of a set may lie, the first of them `data_dir` or `$ARJAX_DATA_DIR`.
 
     Raises:
-        ValueError: An unknown split.
         FileNotFoundError: The data folder does not exist.
     """
-    if split not in SPLITS:
-        raise ValueError(f"unknown split {split!r}; want one of {', '.join(SPLITS)}")
     root = data_dir or os.environ.get("ARJAX_DATA_DIR")
     if root and not Path(root).is_dir():
         raise FileNotFoundError(f"data folder {root} does not exist")
-    return [Path(root), Path(root, name), Path(root, "debd", name)] if root else []
+    return [Path(root), Path(root, name), Path(root, "debd"), Path(root, "debd", name)] if root else []
 
 
 def find(folders: list[Path], *names: str) -> Path:
-    """The first file of these names, or of names that fit these patterns; ``[.gz]`` means with or without.
+    """The first file of these names, or of names that fit these patterns; `[.gz]` means with or without.
 
     Raises:
         FileNotFoundError: There is none.
@@ -45,8 +31,48 @@ def find(folders: list[Path], *names: str) -> Path:
     for path in (path for folder in folders for name in plain for path in sorted(folder.glob(name))):
         if path.is_file():
             return path
-    where = ", ".join(map(str, folders)) or "any folder: neither data_dir nor ARJAX_DATA_DIR is set"
-    raise FileNotFoundError(f"no {' or '.join(names)} in {where}")
+    raise FileNotFoundError(f"no {' or '.join(names)} in {where(folders)}")
+
+
+def where(folders: list[Path]) -> str:
+    """The folders in words."""
+    return ", ".join(map(str, folders)) or "any folder: neither data_dir nor ARJAX_DATA_DIR is set"
+
+
+def split_files(folders: list[Path], pattern: str) -> dict[str, Path]:
+    """The file of each split, in the first folder that has any of them.
+
+    Args:
+        folders: The folders.
+        pattern: The files' names, `*` being the split's, gzipped or not.
+
+    Raises:
+        ValueError: Two files of the same split, or one of no split beside them.
+    """
+    before, _, after = map(re.escape, pattern.rpartition("*"))
+    named = re.compile(rf"{before}([^.]+){after}(?:\.gz)?")
+    for folder in folders:
+        matches = [
+            match for path in sorted(folder.glob("*"), reverse=True) if (match := named.fullmatch(path.name))
+        ]
+        files = {match[1]: folder / match[0] for match in matches}  # of one gzipped and one not, the latter
+        if own := own_splits(f"{folder} ({pattern})", files):
+            return {split: files[name] for split, name in own.items()}
+    return {}
+
+
+def split_file(folders: list[Path], pattern: str, split: str) -> Path:
+    """The file of a split, as `split_files` has it.
+
+    Raises:
+        ValueError: As `split_files`.
+        FileNotFoundError: There is none.
+    """
+    files = split_files(folders, pattern)
+    if split not in files:
+        before, _, after = pattern.rpartition("*")
+        raise FileNotFoundError(f"no {before}{split}{after}[.gz] in {where(folders)}")
+    return files[split]
 
 
 def prepared(name: str, folders: list[Path]) -> Any:
@@ -72,27 +98,3 @@ def prepared(name: str, folders: list[Path]) -> Any:
     if builder is None:
         raise ValueError(f"unknown data set 'tfds:{name}': tensorflow-datasets has none of that name")
     raise FileNotFoundError(f"tfds:{name} is not prepared in {builder.data_dir}: {how}")
-
-
-def divide(name: str, parts: set[str], split: str, read: Callable[[str], D]) -> D:
-    """Reads a split. What has no splits is divided 8:1:1, what has no validation split 9:1, after a permutation.
-
-    Args:
-        name: What the set is called in messages.
-        parts: Names of the splits there are, or ``{""}``.
-        split: The one wanted.
-        read: Reads one of the parts.
-
-    Raises:
-        ValueError: There is no such split.
-    """
-    if split in parts and (split != "train" or "valid" in parts):
-        return read(split)
-    if parts == {""}:
-        whole, tenths = read(""), {"train": (0, 8), "valid": (8, 9), "test": (9, 10)}
-    elif "train" in parts and split != "test":
-        whole, tenths = read("train"), {"train": (0, 9), "valid": (9, 10)}
-    else:
-        raise ValueError(f"{name} has no {split} split; it has {', '.join(sorted(parts))}")
-    start, stop = (len(whole) * tenth // 10 for tenth in tenths[split])
-    return whole.take(np.random.default_rng(0).permutation(len(whole))[start:stop])

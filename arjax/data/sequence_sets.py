@@ -14,14 +14,17 @@ import numpy as np
 from jaxtyping import Float32
 
 from arjax.data.audio import linear_encode, log_mel, mu_law_encode, read_audio, resample
-from arjax.data.dataset import SPLITS
-from arjax.data.files import subfolders
-from arjax.data.places import divide, find, places, prepared
+from arjax.data.files import listed, subsets
+from arjax.data.places import find, places, prepared
 from arjax.data.sequences import Sequences
-from arjax.data.text import Bytes, Vocabulary, characters, read_text
+from arjax.data.splits import SPLITS, checked_split, divide, share
+from arjax.data.text import Bytes, Vocabulary, characters, read_text, read_texts
 from arjax.extras import require
 
-AUDIO_SUFFIXES = {".aif", ".aiff", ".au", ".flac", ".mp3", ".oga", ".ogg", ".opus", ".wav"}
+AUDIO_SUFFIXES = {
+    *(".aac", ".aif", ".aiff", ".au", ".caf", ".flac", ".m4a"),
+    *(".mp3", ".oga", ".ogg", ".opus", ".w64", ".wav", ".wma"),
+}
 TIMBRES = ("sine", "square", "sawtooth", "plucked", "noise")
 T = TypeVar("T")
 ENCODINGS = {"mu_law": mu_law_encode, "linear": linear_encode}
@@ -36,40 +39,44 @@ def load_text(
 ) -> tuple[Sequences, Vocabulary | Bytes]:
     """Loads one split of a text, as one sequence. Nothing is downloaded or written.
 
-    The first 90 % of the characters are for training, the next 5 % for validation, the last 5 % for testing. The
+    The first 90 % of the characters are for training, the next 5 % for validation, the last 5 % for testing; of a
+    text that brings its splits along but none for validation, the last tenth of the training text is. The
     vocabulary is that of the whole text, all splits.
 
     Args:
         name: One of
 
-            - ``"pydoc"``: the help texts of the Python that runs, from its standard library, sorted by topic. They
+            - `"pydoc"`: the help texts of the Python that runs, from its standard library, sorted by topic. They
               differ between versions of Python, and so do results;
-            - ``"tiny_shakespeare"``: ``input.txt``, 65 characters;
-            - a utf-8 text file, gzipped or not, or a folder of such (``.txt``, ``.gz``).
-        split: ``"train"``, ``"valid"`` or ``"test"``.
-        data_dir: The folder of the files, or of a subfolder of that name; by default ``$ARJAX_DATA_DIR``.
+            - `"tiny_shakespeare"`: `input.txt`, 65 characters;
+            - a utf-8 text file, gzipped or not, or a folder of such (`.txt`, `.gz`), which are its splits if a
+              word of their names says so (`train.txt`, `ptb.valid.txt`), or lie in subfolders of these names.
+        split: `"train"`, `"valid"` or `"test"`, or another name of it, see `load`.
+        data_dir: The folder of the files, or of a subfolder of that name; by default `$ARJAX_DATA_DIR`.
             Tiny Shakespeare not found there is taken from tensorflow-datasets.
-        by: What a position is: ``"characters"``, or ``"bytes"`` of utf-8.
+        by: What a position is: `"characters"`, or `"bytes"` of utf-8.
 
     Raises:
-        ValueError: An unknown set, split or ``by``, or a damaged, empty or too short text.
+        ValueError: An unknown set, split or `by`, a damaged, empty or too short text, two that are the same split,
+            or one of no split beside them.
         FileNotFoundError: The folder or the files are missing.
     """
     if by not in ("characters", "bytes"):
-        raise ValueError(f"unknown by {by!r}; want characters or bytes")
-    name = os.fspath(name)
-    folders = places(name, split, data_dir)
+        raise ValueError(f"unknown by {by!r}, wanted characters or bytes")
+    name, split = os.fspath(name), checked_split(split)
+    folders = places(name, data_dir)
     if name in TEXT_SETS:
-        text = TEXT_SETS[name](folders)
+        texts = {"": TEXT_SETS[name](folders)}
     elif Path(name).exists():
-        text = read_text(Path(name))
+        texts = read_texts(Path(name))
     else:
-        raise ValueError(f"unknown text {name!r}; want {', '.join(TEXT_SETS)}, or a text file or a folder of them")
-    vocabulary = characters(text) if by == "characters" else Bytes()
-    valid = len(text) * 9 // 10
-    test = valid + (len(text) - valid) // 2
-    part = {"train": text[:valid], "valid": text[valid:test], "test": text[test:]}[split]
-    x = vocabulary.encode(part)
+        raise ValueError(
+            f"unknown text {name!r}, wanted {', '.join(TEXT_SETS)}, or a text file or a folder of them"
+        )
+    vocabulary = characters("".join(texts.values())) if by == "characters" else Bytes()
+    part, *ends = share(name, set(texts) - {""}, split, test=1)
+    start, stop = (len(texts[part]) * twentieths // 20 for twentieths in ends)
+    x = vocabulary.encode(texts[part][start:stop])
     return Sequences(x, np.array([len(x)]), vocabulary.levels, name=name, split=split), vocabulary
 
 
@@ -108,43 +115,44 @@ def load_audio(
     Args:
         name: One of
 
-            - ``"tones"``: generated sounds of about half a second, 400 for training, 100 each for validation and
+            - `"tones"`: generated sounds of about half a second, 400 for training, 100 each for validation and
               testing. A label is a timbre: sine, square, sawtooth, plucked string, burst of noise; pitch, loudness
               and envelope are random. They depend on nothing but the split;
-            - ``"spoken_digit"``: the Free Spoken Digit Dataset, in its tar.gz or unpacked (``recordings``); labels
+            - `"spoken_digit"`: the Free Spoken Digit Dataset, in its tar.gz or unpacked (`recordings`); labels
               are digit and speaker. Of each digit and speaker, recordings 0 to 4 are for testing, 5 to 9 for
               validation;
-            - ``"ljspeech_16"``: the clips of ``LJSpeech-1.1/wavs``, an excerpt or all; the last two for testing,
+            - `"ljspeech_16"`: the clips of `LJSpeech-1.1/wavs`, an excerpt or all; the last two for testing,
               the two before for validation; no labels;
             - a folder of sounds, its subfolders being classes, or splits that may hold classes. After one fixed
               permutation, what has no splits is divided 8:1:1 and what has no validation split 9:1.
-        split: ``"train"``, ``"valid"`` or ``"test"``.
-        data_dir: The folder of the files, or of a subfolder of that name; by default ``$ARJAX_DATA_DIR``.
+        split: `"train"`, `"valid"` or `"test"`, or another name of it, see `load`.
+        data_dir: The folder of the files, or of a subfolder of that name; by default `$ARJAX_DATA_DIR`.
             Spoken digits not found there are taken from tensorflow-datasets, whose sounds TensorFlow has to read.
         rate: Sampling rate in Hz, to which sounds are resampled.
         levels: Number of values of a sample.
-        encoding: ``"mu_law"`` or ``"linear"``, see `mu_law_encode` and `linear_encode`.
-        features: ``"log_mel"`` for log-mel frames of the waveform, see `log_mel`; or None.
+        encoding: `"mu_law"` or `"linear"`, see `mu_law_encode` and `linear_encode`.
+        features: `"log_mel"` for log-mel frames of the waveform, see `log_mel`; or None.
         hop: Number of samples of a frame.
         num_mels: Number of bands of a frame.
 
     Raises:
-        ValueError: An unknown set, split, encoding or kind of features, a damaged file, or one shorter than a hop.
+        ValueError: An unknown set, split, encoding or kind of features, a damaged file, one shorter than a hop,
+            two splits that are the same, one of another name beside them, or sounds that would be left out.
         FileNotFoundError: The folder or the files are missing.
         ImportError: An extra is missing.
     """
     if encoding not in ENCODINGS:
-        raise ValueError(f"unknown encoding {encoding!r}; want {' or '.join(ENCODINGS)}")
+        raise ValueError(f"unknown encoding {encoding!r}, wanted {' or '.join(ENCODINGS)}")
     if features not in (None, "log_mel"):
-        raise ValueError(f"unknown features {features!r}; want log_mel or None")
-    name = os.fspath(name)
-    folders = places(name, split, data_dir)
+        raise ValueError(f"unknown features {features!r}, wanted log_mel or None")
+    name, split = os.fspath(name), checked_split(split)
+    folders = places(name, data_dir)
     if name in AUDIO_SETS:
         clips = AUDIO_SETS[name](split, folders)
     elif Path(name).is_dir():
         clips = _folder(Path(name), split)
     else:
-        raise ValueError(f"unknown audio {name!r}; want {', '.join(AUDIO_SETS)}, or a folder of sounds")
+        raise ValueError(f"unknown audio {name!r}, wanted {', '.join(AUDIO_SETS)}, or a folder of sounds")
     if not len(clips):
         raise ValueError(f"{name} has no sounds for its {split} split")
     waves = [read(rate) for read in clips.readers]
@@ -169,7 +177,7 @@ class _Clips:
         return len(self.readers)
 
     def take(self, index: Any) -> Self:
-        """The sounds at ``index``, with their labels."""
+        """The sounds at `index`, with their labels."""
         chosen = np.arange(len(self))[index]
         labels = jax.tree.map(lambda labels: labels[chosen], self.labels)
         return dataclasses.replace(self, readers=[self.readers[i] for i in chosen], labels=labels)
@@ -182,7 +190,7 @@ def _tones(split: str, folders: list[Path]) -> _Clips:
 
 
 def _tone(split: str, i: int) -> Float32[np.ndarray, "n"]:
-    """Tone ``i`` of a split, of timbre ``i % 5``, at 8 kHz."""
+    """Tone `i` of a split, of timbre `i % 5`, at 8 kHz."""
     rng = np.random.default_rng((SPLITS.index(split), i))
     n, hz, loudness = int(rng.integers(3600, 4401)), 110 * 8 ** rng.random(), rng.uniform(0.3, 0.9)
     attack, decay = rng.uniform(0.005, 0.05), rng.uniform(0.1, 0.4)
@@ -225,7 +233,7 @@ def _spoken_digit(split: str, folders: list[Path]) -> _Clips:
     matches = {name: re.fullmatch(r"(\d)_([^_]+)_(\d+)\.wav", name) for name in readers}
     for name, match in matches.items():
         if match is None:
-            raise ValueError(f"spoken_digit holds {name}; want names as 0_jackson_0.wav: digit, speaker, index")
+            raise ValueError(f"spoken_digit holds {name}, wanted names as 0_jackson_0.wav: digit, speaker, index")
     keys = sorted((int(match[1]), match[2], int(match[3]), name) for name, match in matches.items() if match)
     speakers = sorted({speaker for _, speaker, _, _ in keys})
     wanted = {"train": range(10, 10**9), "valid": range(5, 10), "test": range(5)}[split]
@@ -253,15 +261,10 @@ def _ljspeech(split: str, folders: list[Path]) -> _Clips:
 
 
 def _folder(folder: Path, split: str) -> _Clips:
-    parts = set(subfolders(folder)) & set(SPLITS) or {""}
-    classes = sorted({name for part in parts for name in subfolders(folder / part)})
+    parts, classes = subsets(folder, AUDIO_SUFFIXES)
 
     def read(part: str) -> _Clips:
-        within = [folder / part / name for name in classes] or [folder / part]
-        paths = [p for inner in within for p in sorted(inner.glob("*")) if p.suffix.lower() in AUDIO_SUFFIXES]
-        if not paths:
-            raise ValueError(f"{folder / part} holds no sounds ({', '.join(sorted(AUDIO_SUFFIXES))})")
-        labels = np.array([classes.index(path.parent.name) for path in paths]) if classes else None
+        paths, labels = listed(parts.get(part, folder), classes, AUDIO_SUFFIXES, "sounds")
         return _Clips([partial(read_audio, path) for path in paths], labels, len(classes) or None)
 
     return divide(str(folder), parts, split, read)

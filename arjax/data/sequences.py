@@ -8,7 +8,8 @@ import jax
 import numpy as np
 from jaxtyping import Float32, Int, Int32, Integer
 
-from arjax.data.dataset import SPLITS, Batch, check_range, checked_labels
+from arjax.data.dataset import Batch, check_range, checked_labels
+from arjax.data.splits import checked_split
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -16,21 +17,21 @@ class Sequences:
     """Sequences of one split, as integers.
 
     Attributes:
-        x: Integers ``0..levels-1``, all sequences end to end; held as uint8, uint16 or int32, as the levels allow.
-        lengths: The number of positions of each sequence, ``(s,)``.
+        x: Integers `0..levels-1`, all sequences end to end; held as uint8, uint16 or int32, as the levels allow.
+        lengths: The number of positions of each sequence, `(s,)`.
         levels: Number of values a position can take.
-        labels: Classes of the sequences, ``(s,)``; or a tuple of such arrays, as of digit and speaker; or None.
-        num_classes: Number of classes, a tuple where ``labels`` are; the largest label plus one where it is not
+        labels: Classes of the sequences, `(s,)`; or a tuple of such arrays, as of digit and speaker; or None.
+        num_classes: Number of classes, a tuple where `labels` are; the largest label plus one where it is not
             given; None without labels.
-        features: A second series at a lower rate, all sequences end to end, or None. Sequence ``i`` has
-            ``ceil(lengths[i] / hop)`` frames of ``d`` numbers.
+        features: A second series at a lower rate, all sequences end to end, or None. Sequence `i` has
+            `ceil(lengths[i] / hop)` frames of `d` numbers.
         hop: Number of positions of a frame.
         name: What the set is called in messages.
-        split: ``"train"``, ``"valid"`` or ``"test"``.
+        split: `"train"`, `"valid"` or `"test"`, also by another name of it, such as `"val"`.
 
     Raises:
-        ValueError: Not integers, no sequences, an empty one, a value out of range, or lengths, labels or features
-            that do not fit the sequences.
+        ValueError: Not integers, no sequences, an empty one, a value out of range, lengths, labels or features
+            that do not fit the sequences, or features that are not finite.
     """
 
     x: Integer[np.ndarray, "n"]
@@ -44,27 +45,30 @@ class Sequences:
     split: str = "train"
 
     def __post_init__(self):
+        object.__setattr__(self, "split", checked_split(self.split, self.name))
         name, levels, lengths = f"{self.name} ({self.split})", self.levels, np.asarray(self.lengths)
-        if self.split not in SPLITS:
-            raise ValueError(f"{self.name}: unknown split {self.split!r}; want one of {', '.join(SPLITS)}")
-        if self.x.ndim != 1 or self.x.size == 0:
-            raise ValueError(f"{name}: x has shape {self.x.shape}; want (n,) with at least one position")
-        check_range(f"{name}: x", self.x, levels, f"levels-1 = {levels - 1}")
+        x = np.asarray(self.x)
+        if x.ndim != 1 or x.size == 0:
+            raise ValueError(f"{name}: x has shape {x.shape}, wanted (n,) with at least one position")
+        check_range(f"{name}: x", x, levels, f"levels-1 = {levels - 1}")
         if lengths.ndim != 1 or lengths.dtype.kind not in "iu" or lengths.min(initial=1) < 1:
-            raise ValueError(f"{name}: lengths are {lengths.dtype} {lengths.shape}; want positive integers (s,)")
-        if lengths.sum() != len(self.x):
-            raise ValueError(f"{name}: lengths add up to {lengths.sum()}; want the {len(self.x)} positions of x")
+            raise ValueError(f"{name}: lengths are {lengths.dtype} {lengths.shape}, wanted positive integers (s,)")
+        if lengths.sum() != len(x):
+            raise ValueError(f"{name}: lengths add up to {lengths.sum()}, wanted the {len(x)} positions of x")
         dtype = np.uint8 if levels <= 256 else np.uint16 if levels <= 65_536 else np.int32
-        object.__setattr__(self, "x", self.x.astype(dtype, copy=False))
+        object.__setattr__(self, "x", x.astype(dtype, copy=False))
         object.__setattr__(self, "lengths", lengths.astype(np.int64))
         self._check_labels(name)
         if self.hop < 1:
-            raise ValueError(f"{name}: hop is {self.hop}; want 1 or more")
+            raise ValueError(f"{name}: hop is {self.hop}, wanted 1 or more")
         if self.features is not None:
             count = int(self._frames.sum())
             if self.features.ndim != 2 or len(self.features) != count:
-                raise ValueError(f"{name}: features have shape {self.features.shape}; want ({count}, d)")
-            object.__setattr__(self, "features", self.features.astype(np.float32, copy=False))
+                raise ValueError(f"{name}: features have shape {self.features.shape}, wanted ({count}, d)")
+            features = self.features.astype(np.float32, copy=False)
+            if not np.isfinite(features).all():
+                raise ValueError(f"{name}: features are not finite, wanted finite numbers")
+            object.__setattr__(self, "features", features)
 
     def _check_labels(self, name: str) -> None:
         labels, num_classes = self.labels, self.num_classes
@@ -73,7 +77,9 @@ class Sequences:
         elif isinstance(labels, tuple):
             wanted = num_classes or (None,) * len(labels)
             if not isinstance(wanted, tuple) or len(wanted) != len(labels):
-                raise ValueError(f"{name}: num_classes is {wanted}; want a tuple of {len(labels)}, as labels are")
+                raise ValueError(
+                    f"{name}: num_classes is {wanted}, wanted a tuple of {len(labels)}, as labels are"
+                )
             checked = [checked_labels(name, *each, len(self)) for each in zip(labels, wanted, strict=True)]
             labels, num_classes = zip(*checked, strict=True)
         else:
@@ -86,7 +92,7 @@ class Sequences:
 
     @cached_property
     def starts(self) -> Int[np.ndarray, "s"]:
-        """Where each sequence starts in ``x``."""
+        """Where each sequence starts in `x`."""
         return np.cumsum(self.lengths) - self.lengths
 
     @cached_property
@@ -95,15 +101,15 @@ class Sequences:
 
     @cached_property
     def frame_starts(self) -> Int[np.ndarray, "s"]:
-        """Where the frames of each sequence start in ``features``."""
+        """Where the frames of each sequence start in `features`."""
         return np.cumsum(self._frames) - self._frames
 
     def sequence(self, i: int) -> Int32[np.ndarray, "n"]:
-        """Sequence ``i``."""
+        """Sequence `i`."""
         return self.x[self.starts[i] :][: self.lengths[i]].astype(np.int32)
 
     def frames(self, i: int) -> Float32[np.ndarray, "f d"]:
-        """The features of sequence ``i``.
+        """The features of sequence `i`.
 
         Raises:
             ValueError: There are none.
@@ -113,7 +119,7 @@ class Sequences:
         return self.features[self.frame_starts[i] :][: self._frames[i]]
 
     def take(self, index: slice | Integer[np.ndarray, "m"]) -> Self:
-        """The sequences at ``index``, with their labels and features."""
+        """The sequences at `index`, with their labels and features."""
         chosen = np.arange(len(self))[index]
         pieces = [self.x[:0], *(self.x[self.starts[i] :][: self.lengths[i]] for i in chosen)]
         return dataclasses.replace(
@@ -125,7 +131,7 @@ class Sequences:
         )
 
     def head(self, n: int) -> Self:
-        """The first ``n`` positions of all; the sequence they end in is cut, those behind it are left out."""
+        """The first `n` positions of all; the sequence they end in is cut, those behind it are left out."""
         lengths = np.clip(n - self.starts, 0, self.lengths)
         whole = self.take(slice(int((lengths > 0).sum())))
         lengths = lengths[: len(whole)]
@@ -137,12 +143,12 @@ class Sequences:
 class Windows:
     """Windows of sequences, of one size: what training reads.
 
-    Window ``k`` of a sequence scores its positions from ``k * length`` to ``(k + 1) * length``, so an epoch scores
-    every position once. Its example has the size ``context + length``; it starts ``context`` positions before the
+    Window `k` of a sequence scores its positions from `k * length` to `(k + 1) * length`, so an epoch scores
+    every position once. Its example has the size `context + length`; it starts `context` positions before the
     window, or at the start of the sequence, and is padded with 0 behind the end of the sequence.
 
-    With ``carry``, for truncated back-propagation through time, what is cut instead is all sequences end to end,
-    into as many equal streams as a batch has rows: row ``b`` of a batch goes on where row ``b`` of the last ended.
+    With `carry`, for truncated back-propagation through time, what is cut instead is all sequences end to end,
+    into as many equal streams as a batch has rows: row `b` of a batch goes on where row `b` of the last ended.
     Training leaves out the tail that fills no batch of windows; evaluation covers everything.
 
     Attributes:
@@ -153,7 +159,7 @@ class Windows:
         kept: Numbers of the windows kept, or None for all.
 
     Raises:
-        ValueError: A length or context out of range or no multiple of the hop; or ``carry`` with a context,
+        ValueError: A length or context out of range or no multiple of the hop; or `carry` with a context,
             labels, features or a selection of windows.
     """
 
@@ -167,12 +173,12 @@ class Windows:
         name, hop = f"{self.name} ({self.split})", self.sequences.hop
         if self.length < 1 or self.context < 0:
             raise ValueError(
-                f"{name}: got length {self.length} and context {self.context}; want a length of 1 or more and a "
+                f"{name}: got length {self.length} and context {self.context}, wanted a length of 1 or more and a "
                 "context of 0 or more"
             )
         if self.length % hop or self.context % hop:
             raise ValueError(
-                f"{name}: got length {self.length} and context {self.context}; want multiples of the hop, {hop}"
+                f"{name}: got length {self.length} and context {self.context}, wanted multiples of the hop, {hop}"
             )
         if not self.carry:
             return
@@ -180,7 +186,7 @@ class Windows:
         surplus |= {"features": self.sequences.features, "a selection of windows": self.kept}
         for what, value in surplus.items():
             if value is not None:
-                raise ValueError(f"{name}: got {what} together with carry=True; want one or the other")
+                raise ValueError(f"{name}: got {what} together with carry=True, wanted one or the other")
 
     @property
     def event(self) -> tuple[int, ...]:
@@ -199,7 +205,7 @@ class Windows:
 
     @property
     def split(self) -> str:
-        """``"train"``, ``"valid"`` or ``"test"``."""
+        """`"train"`, `"valid"` or `"test"`."""
         return self.sequences.split
 
     @property
@@ -227,14 +233,14 @@ class Windows:
         return sequence[kept], start[kept]
 
     def __len__(self) -> int:
-        """Number of windows; of whole ones with ``carry``."""
+        """Number of windows; of whole ones with `carry`."""
         return len(self.sequences.x) // self.length if self.carry else len(self._table[0])
 
     def take(self, index: slice | Integer[np.ndarray, "m"]) -> Self:
-        """The windows at ``index``.
+        """The windows at `index`.
 
         Raises:
-            ValueError: With ``carry``: take or cut the sequences then.
+            ValueError: With `carry`: take or cut the sequences then.
         """
         kept = np.arange(len(self)) if self.kept is None else self.kept
         return dataclasses.replace(self, kept=kept[index])
@@ -242,7 +248,7 @@ class Windows:
     def plan(self, batch_size: int, rng: np.random.Generator | None = None) -> list[Any]:
         """What `batch` takes for each batch of an epoch.
 
-        With ``rng`` for training: whole batches, shuffled unless a state is carried. Else everything in order.
+        With `rng` for training: whole batches, shuffled unless a state is carried. Else everything in order.
         """
         if not self.carry:
             order = np.arange(len(self)) if rng is None else rng.permutation(len(self))
@@ -254,13 +260,13 @@ class Windows:
         return [np.stack([rows * stream + k, ends], axis=1) for k in range(0, stream, self.length)]
 
     def batch(self, index: slice | Integer[np.ndarray, "b"] | Integer[np.ndarray, "b 2"]) -> Batch:
-        """The windows at ``index``; with ``carry``, those that start and whose streams end at ``index`` in ``x``.
+        """The windows at `index`; with `carry`, those that start and whose streams end at `index` in `x`.
 
         Returns:
-            ``"x"``, int32 ``(b, context + length)``, and ``"scored"``, bool of that shape, true on the window;
-            with labels ``"label"``, int32 ``(b,)`` or a tuple of such; with features ``"features"``, float32
-            ``(b, (context + length) / hop, d)``, 0 behind the end of the sequence; with ``carry`` ``"before"``,
-            int32 ``(b, 1)``, the value before each row, -1 at the start of a stream, and ``"fresh"``, bool ``()``,
+            `"x"`, int32 `(b, context + length)`, and `"scored"`, bool of that shape, true on the window;
+            with labels `"label"`, int32 `(b,)` or a tuple of such; with features `"features"`, float32
+            `(b, (context + length) / hop, d)`, 0 behind the end of the sequence; with `carry` `"before"`,
+            int32 `(b, 1)`, the value before each row, -1 at the start of a stream, and `"fresh"`, bool `()`,
             true on the first batch of an epoch.
         """
         if self.carry:
@@ -282,7 +288,7 @@ class Windows:
         return batch
 
     def _cut(self, start: np.ndarray, first: np.ndarray, end: np.ndarray) -> Batch:
-        """Examples from ``start`` to ``end`` of ``x``, scored from ``first``."""
+        """Examples from `start` to `end` of `x`, scored from `first`."""
         at = start[:, None] + np.arange(self.event[0])
         inside = at < end[:, None]
         x = np.where(inside, self.sequences.x[np.where(inside, at, 0)], 0).astype(np.int32)

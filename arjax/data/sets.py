@@ -1,14 +1,16 @@
 """Data sets by name or path, their splits kept apart."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
 
 from arjax.data.colour import colour
-from arjax.data.dataset import SPLITS, Dataset
+from arjax.data.dataset import Dataset
 from arjax.data.files import (
+    IMAGE_SUFFIXES,
     read_bits,
     read_cifar10,
     read_idx,
@@ -16,12 +18,11 @@ from arjax.data.files import (
     read_labels,
     read_npz,
     read_sprites,
-    subfolders,
+    subsets,
 )
-from arjax.data.places import divide, find, places, prepared
+from arjax.data.places import find, places, prepared, split_file, split_files, where
+from arjax.data.splits import WANTED, checked_split, divide, named_split, own_splits, share
 from arjax.extras import require
-
-DEBD = ("adult", "dna", "jester", "nltcs", "plants")
 
 
 def load(
@@ -32,35 +33,39 @@ def load(
     Args:
         name: One of
 
-            - ``"digits"``: scikit-learn's 8x8 digits, 17 levels: the first 1,200, the next 200, the last 397;
-            - ``"mnist"``: idx files, 256 levels; the last 10,000 of the 60,000 are for validation;
-            - ``"binarized_mnist"``: Larochelle's fixed binarization, amat files; the test file goes by digit;
-            - ``"adult"``, ``"dna"``, ``"jester"``, ``"nltcs"``, ``"plants"``: binary density-estimation sets;
-            - ``"cifar10"``: the binary or the python version, in its folder or its tar.gz, 256 levels; the last
+            - `"digits"`: scikit-learn's 8x8 digits, 17 levels: the first 1,200, the next 200, the last 397;
+            - `"mnist"`: idx files, 256 levels; the last 10,000 of the 60,000 are for validation;
+            - `"binarized_mnist"`: Larochelle's fixed binarization, amat files; the test file goes by digit;
+            - the name of any of the binary density-estimation sets, such as `"nltcs"`, whose files
+              `NAME.{train,valid,test}.data` (or `.data.gz`) are there;
+            - `"cifar10"`: the binary or the python version, in its folder or its tar.gz, 256 levels; the last
               5,000 of the 50,000 are for validation;
-            - ``"cifar10_partial"``: its first 4,000 training images, as four sprites and a text of labels: the
+            - `"cifar10_partial"`: its first 4,000 training images, as four sprites and a text of labels: the
               first 3,200, the next 400, the last 400; comparable with nothing published;
-            - ``"coloured_digits"``, ``"coloured_mnist"``: the same examples as digits and mnist in generated
+            - `"coloured_digits"`, `"coloured_mnist"`: the same examples as digits and mnist in generated
               colours, 4 levels (`colour`);
-            - ``"tfds:NAME"``: features ``image`` and ``label`` of what tensorflow-datasets has prepared as
-              array_record; without a validation split, the last tenth of the training split;
-            - an npz file of ``x`` (and ``y``, ``levels``), or of ``x_train``, ``x_valid``, ``x_test`` (and
-              ``y_train`` ...); or a folder of images, its subfolders being classes, or splits that may hold
-              classes. After one fixed permutation, what has no splits is divided 8:1:1 and what has no
-              validation split 9:1.
+            - `"tfds:NAME"`: features `image` and `label` of what tensorflow-datasets has prepared as
+              array_record; without a validation split, the last tenth of the training split. Splits besides
+              these three, such as `extra`, are left aside;
+            - an npz file of `x` (and `y`, `levels`), or of `x_train`, `x_valid`, `x_test` (and
+              `y_train` ...), and of nothing else; or a folder of images, its subfolders being classes, or splits
+              that may hold classes. After one fixed permutation, what has no splits is divided 8:1:1 and what has
+              no validation split 9:1.
 
-            Levels that are not stated are 2 where all values are 0 or 1, else 256.
-        split: ``"train"``, ``"valid"`` or ``"test"``.
-        data_dir: The folder of the files, or of a subfolder of that name; by default ``$ARJAX_DATA_DIR``.
+            Levels that are not stated are 2 where all values of all splits are 0 or 1, else 256.
+        split: `"train"`, `"valid"` or `"test"`. Here and wherever data name their splits, `"val"`, `"validation"`
+            and `"dev"` are other names of `"valid"`, `"training"` and `"testing"` of the others.
+        data_dir: The folder of the files, or of a subfolder of that name; by default `$ARJAX_DATA_DIR`.
             MNIST and CIFAR-10 not found there are taken from tensorflow-datasets, in its own order.
 
     Raises:
-        ValueError: An unknown set or split, or a damaged file.
+        ValueError: An unknown set or split, a damaged file, two splits that are the same, a split of another name
+            beside them, or images or arrays that would be left out.
         FileNotFoundError: The folder or the files are missing.
         ImportError: An extra is missing.
     """
-    name = os.fspath(name)
-    folders = places(name, split, data_dir)
+    name, split = os.fspath(name), checked_split(split)
+    folders = places(name, data_dir)
     if name in SETS:
         try:
             return SETS[name](name, split, folders)
@@ -68,12 +73,18 @@ def load(
             return _elsewhere(name, split, folders, missing)
     if name.startswith("tfds:"):
         return _tfds(name, split, folders)
+    if split_files(folders, f"{name}.*.data"):
+        return _binary(name, split, folders)
     path = Path(name)
     if path.is_dir():
         return _folder(path, split)
     if path.suffix != ".npz":
-        known = ", ".join(SETS)
-        raise ValueError(f"unknown data set {name!r}; want {known}, tfds:NAME, an npz file or an image folder")
+        known, files = ", ".join(SETS), f"{name}.train.data[.gz]"
+        raise ValueError(
+            f"unknown data set {name!r}, wanted {known}, tfds:NAME, an npz file, a folder of images, or a binary "
+            f"set, of which there is no {files} in {where(folders)} "
+            "(https://github.com/UCLA-StarAI/Density-Estimation-Datasets has some)"
+        )
     return _npz(path, split)
 
 
@@ -92,15 +103,15 @@ def _mnist(name: str, split: str, folders: list[Path]) -> Dataset:
 
 
 def _binarized_mnist(name: str, split: str, folders: list[Path]) -> Dataset:
-    path = find(folders, f"{name}_{split}.amat[.gz]")
+    path = split_file(folders, f"{name}_*.amat", split)
     x = read_bits(path)
     if x.shape[1] != 784:
-        raise ValueError(f"{path} has {x.shape[1]} values a row; want 784")
+        raise ValueError(f"{path} has {x.shape[1]} values a row, wanted 784")
     return Dataset(x.reshape(-1, 28, 28, 1), None, 2, name, split)
 
 
-def _debd(name: str, split: str, folders: list[Path]) -> Dataset:
-    return Dataset(read_bits(find(folders, f"{name}.{split}.data[.gz]")), None, 2, name, split)
+def _binary(name: str, split: str, folders: list[Path]) -> Dataset:
+    return Dataset(read_bits(split_file(folders, f"{name}.*.data", split)), None, 2, name, split)
 
 
 def _cifar10(name: str, split: str, folders: list[Path]) -> Dataset:
@@ -130,14 +141,12 @@ SETS: dict[str, Callable[[str, str, list[Path]], Dataset]] = {
     "digits": _digits,
     "mnist": _mnist,
     "binarized_mnist": _binarized_mnist,
-    **dict.fromkeys(DEBD, _debd),
     "cifar10": _cifar10,
     "cifar10_partial": _cifar10_partial,
     **dict.fromkeys(("coloured_digits", "coloured_mnist"), _coloured),
 }
 HOLDOUTS = {"mnist": "10000", "binarized_mnist": "10%", "cifar10": "5000"}
 SOURCES = {
-    **dict.fromkeys(DEBD, "; https://github.com/UCLA-StarAI/Density-Estimation-Datasets has it"),
     "cifar10_partial": "; https://github.com/karpathy/convnetjs has the sprites at 39afa8c, in demo/cifar10",
 }
 
@@ -153,12 +162,15 @@ def _elsewhere(name: str, split: str, folders: list[Path], missing: FileNotFound
 
 def _tfds(name: str, split: str, folders: list[Path], holdout: str = "10%") -> Dataset:
     builder = prepared(name.removeprefix("tfds:"), folders)
-    features, own = builder.info.features, {"train": "train", "valid": "validation", "test": "test"}[split]
+    features, own = builder.info.features, own_splits(name, filter(named_split, builder.info.splits))
     if "image" not in features:
-        raise ValueError(f"{name} has the features {', '.join(features)}; want image (and label)")
-    if "validation" not in builder.info.splits and split != "test":
-        own = f"train[:-{holdout}]" if split == "train" else f"train[-{holdout}:]"
-    examples = list(builder.as_data_source(split=own))
+        raise ValueError(f"{name} has the features {', '.join(features)}, wanted image (and label)")
+    if not own:
+        raise ValueError(f"{name} has the splits {', '.join(builder.info.splits)}, {WANTED}")
+    part, *_ = share(name, own, split)
+    held_out = part == "train" and "valid" not in own
+    piece = own[part] + held_out * (f"[:-{holdout}]" if split == "train" else f"[-{holdout}:]")
+    examples = list(builder.as_data_source(split=piece))
     shapes = {example["image"].shape for example in examples}
     if len(shapes) > 1:
         raise ValueError(f"{name} has images of unequal size: {sorted(shapes)[:2]}")
@@ -166,36 +178,49 @@ def _tfds(name: str, split: str, folders: list[Path], holdout: str = "10%") -> D
     if "label" in features:
         labels = np.array([example["label"] for example in examples])
         num_classes = getattr(features["label"], "num_classes", None)
-    return Dataset(x, labels, _levels(x), name, split, num_classes)
+    others = (example["image"] for part in own.values() for example in builder.as_data_source(split=part))
+    return Dataset(x, labels, _levels(x, others), name, split, num_classes)
 
 
 def _npz(path: Path, split: str) -> Dataset:
     arrays = read_npz(path)
-    names = {part: f"_{part}".rstrip("_") for part in ("", *SPLITS)}
-    xs = {part: arrays[f"x{name}"] for part, name in names.items() if f"x{name}" in arrays}
-    ys = {part: arrays[f"y{name}"] for part, name in names.items() if f"y{name}" in arrays}
-    if not xs:
-        raise ValueError(f"{path} holds {', '.join(arrays)}; want x (and y) or x_train (and y_train) ...")
-    levels = arrays["levels"].item() if "levels" in arrays else max(map(_levels, xs.values()))
+    keys = [key for key in arrays if key != "levels"]
+    x_parts, y_parts = (_parts(path, [key for key in keys if key[0] == axis]) for axis in "xy")
+    unknown = set(keys).difference(x_parts.values(), y_parts.values())
+    if unknown or not x_parts:
+        holds = ", ".join(sorted(unknown or arrays)) or "nothing"
+        raise ValueError(f"{path} holds {holds}, wanted x (and y, levels) or x_train (and y_train) ...")
+    if surplus := set(y_parts) - set(x_parts):
+        raise ValueError(f"{path} has the labels {y_parts[min(surplus)]} of no images, wanted their x as well")
+    xs, ys = ({part: arrays[key] for part, key in parts.items()} for parts in (x_parts, y_parts))
+    levels = arrays.get("levels", np.array(max(_levels(x) for x in xs.values())))
+    if levels.size != 1:
+        raise ValueError(f"{path}: levels has shape {levels.shape}, wanted one number")
     num_classes = 1 + max((int(y.max(initial=0)) for y in ys.values()), default=0)
 
     def read(part: str) -> Dataset:
         x = xs[part][..., None] if xs[part].ndim == 3 else xs[part]
-        return Dataset(x, ys.get(part), levels, str(path), split, num_classes)
+        return Dataset(x, ys.get(part), levels.item(), str(path), split, num_classes)
 
-    return divide(str(path), set(xs), split, read)
+    return divide(str(path), set(xs) - {""}, split, read)
+
+
+def _parts(path: Path, keys: list[str]) -> dict[str, str]:
+    """The array of each split, such as `x_train`; or of the whole, `x`, which has none."""
+    return {"": keys[0]} if keys in (["x"], ["y"]) else own_splits(str(path), keys, lambda key: key[2:])
 
 
 def _folder(folder: Path, split: str) -> Dataset:
-    parts = set(subfolders(folder)) & set(SPLITS) or {""}
-    classes = sorted({name for part in parts for name in subfolders(folder / part)})
+    parts, classes = subsets(folder, IMAGE_SUFFIXES)
 
     def read(part: str) -> Dataset:
-        x, labels = read_images(folder / part, classes)
-        return Dataset(x, labels, _levels(x), str(folder), split, len(classes))
+        x, labels = read_images(parts.get(part, folder), classes)
+        others = (read_images(other, classes)[0] for other in parts.values())
+        return Dataset(x, labels, _levels(x, others), str(folder), split, len(classes))
 
     return divide(str(folder), parts, split, read)
 
 
-def _levels(x: np.ndarray) -> int:
-    return 2 if x.max(initial=0) <= 1 else 256
+def _levels(x: np.ndarray, others: Iterable[np.ndarray] = ()) -> int:
+    """Of images whose other splits, unless they are not needed to tell, are `others`."""
+    return 2 if all(images.max(initial=0) <= 1 for images in chain([x], others)) else 256
