@@ -218,7 +218,9 @@ class DiscretizedLogisticMixture:
     def _log_probs(self, params: Array) -> Array:
         """Log-probabilities of all levels, on a new first axis."""
         shape = params.shape[:-1]
-        return jax.lax.map(lambda x: self.log_prob(params, jnp.full(shape, x)), jnp.arange(self.levels))
+        return jax.lax.map(
+            lambda x: self.log_prob(params, jnp.full(shape, x)), jnp.arange(self.levels, dtype=jnp.int32)
+        )
 
 
 def _checked(distribution: Bernoulli | Categorical | DiscretizedLogisticMixture, params: Array) -> Array:

@@ -32,9 +32,9 @@ def sample(
 ) -> Any:
     """Draws `Int32[batch, *event]` from the model; `shape` is `(batch, *event)`.
 
-    The noise is `jax.random.uniform(key, shape)`; the options are those of `sample_from_noise`.
+    The noise is `jax.random.uniform(key, shape, jnp.float32)`; the options are those of `sample_from_noise`.
     """
-    return sample_from_noise(model, variables, jax.random.uniform(key, shape), cond, **options)
+    return sample_from_noise(model, variables, jax.random.uniform(key, shape, jnp.float32), cond, **options)
 
 
 def sample_from_noise(
@@ -122,9 +122,9 @@ def _naive(model, variables, plan, cond, draw, steps=None):
 def _order(model, variables, event):
     """The positions in the order of generation, and the channels of each, `()` unless positions are pixels."""
     channels = event[-1:] if getattr(model, "channels", None) else ()
-    ranks = model.apply(variables, method="ranks") if hasattr(model, "ranks") else jnp.arange(math.prod(event))
+    ranks = model.apply(variables, method="ranks") if hasattr(model, "ranks") else np.arange(math.prod(event))
     per_position = math.prod(channels)
-    return jnp.asarray(orderings.inverse(ranks))[::per_position] // per_position, channels
+    return jnp.asarray(orderings.inverse(ranks), jnp.int32)[::per_position] // per_position, channels
 
 
 def _features(model, x, cond):
@@ -143,7 +143,9 @@ def _fixed_point(model, variables, plan, cond, draw):
         update = draw(model.apply(variables, x, cond), plan)
         return update, jnp.any(update != x), iterations + 1
 
-    x, _, iterations = lax.while_loop(unfinished, body, (jnp.zeros(plan.noise.shape, jnp.int32), True, 0))
+    x, _, iterations = lax.while_loop(
+        unfinished, body, (jnp.zeros(plan.noise.shape, jnp.int32), True, jnp.int32(0))
+    )
     return x, iterations
 
 
@@ -211,7 +213,7 @@ def _cached_image(model, variables, plan, cond, draw):
     variables = variables | _fixed(model, variables, context_of(0), no_row, period)
     _, memory = jax.eval_shape(partial(next_row, 0), no_row, nothing, 0, first)
     carry = no_row, jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), memory)
-    _, rows = lax.scan(next_rows, carry, (jnp.arange(0, height, period), blocks))
+    _, rows = lax.scan(next_rows, carry, (jnp.arange(0, height, period, dtype=jnp.int32), blocks))
     return jnp.moveaxis(rows, 0, 1).reshape(plan.noise.shape)
 
 

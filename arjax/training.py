@@ -101,7 +101,8 @@ def train_step(
     with jax.numpy_dtype_promotion("standard"):  # optax needs it, also where the caller is stricter
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
-    decay = jnp.minimum(ema_decay, (1 + state.step) / (10 + state.step))
+    step = state.step.astype(jnp.float32)
+    decay = jnp.minimum(ema_decay, (1 + step) / (10 + step))
     ema_params = jax.tree.map(lambda ema, new: decay * ema + (1 - decay) * new, state.ema_params, params)
     state = TrainState(state.step + 1, params, opt_state, ema_params, state.key, cache)
     return state, {"nats": nats, "grad_norm": optax.tree.norm(grads)}
@@ -112,7 +113,7 @@ def eval_step(model: Any, params: Any, batch: Batch, cache: Any) -> tuple[Float[
     """Of each example, the negative log-likelihood in nats and the dimensions it is of; and the cache."""
     nats, cache = _nats(model, params, batch, cache)
     scored = batch.get("scored", jnp.ones(batch["x"].shape, bool))
-    return nats, scored.reshape(len(scored), -1).sum(1), cache
+    return nats, scored.reshape(len(scored), -1).sum(1, dtype=jnp.int32), cache
 
 
 def evaluate(model: Any, params: Any, batches: Iterable[Batch]) -> dict[str, float]:

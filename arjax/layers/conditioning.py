@@ -30,7 +30,7 @@ class Classes(nn.Module):
         if cond.ndim != 1 or not jnp.issubdtype(cond.dtype, jnp.integer):
             wanted = f"labels 0..{self.num_classes - 1} of shape (batch,)"
             raise ValueError(f"cond: {wanted} are wanted, got {cond.dtype} {cond.shape}")
-        return jax.nn.one_hot(cond, self.num_classes)
+        return jax.nn.one_hot(cond, self.num_classes, dtype=jnp.float32)
 
 
 class Vector(nn.Module):
