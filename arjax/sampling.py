@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
+from flax.core import unfreeze
 from jax import Array, lax
 from jax.typing import ArrayLike
 
@@ -18,6 +19,7 @@ from arjax import orderings, streaming
 from arjax.drawing import Draw, Plan, check_draw, draw_colours
 from arjax.layers.conditioning import check_labels
 from arjax.layers.incremental import ABSENT, merge
+from arjax.modules import hashable
 
 Method = Literal["cached", "naive", "fixed_point"]
 
@@ -72,6 +74,7 @@ def sample_from_noise(
             of (0, 1] or for an output without `nucleus`, a label the model has no class for, `return_iterations`
             with another method.
     """
+    model, variables = hashable(model), unfreeze(variables)
     if method not in _METHODS:
         raise ValueError(f"method is one of {', '.join(_METHODS)}, got {method!r}")
     if return_iterations and method != "fixed_point":

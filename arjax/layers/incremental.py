@@ -286,7 +286,6 @@ def _rearranged(x: Array, places: np.ndarray) -> Array:
 
 def _permuted(x: Array, places: np.ndarray, inverse: np.ndarray) -> Array:
     """Gathers, and so does its gradient, which would scatter if left to JAX."""
-
     permute = custom_jvp(lambda x: _gather(x, places))
     permute.defjvp(lambda x, tangent: (permute(*x), _gather_p.bind(*tangent, places, inverse)))
     return permute(x)
