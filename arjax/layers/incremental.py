@@ -308,7 +308,7 @@ ad.primitive_transposes[_gather_p] = lambda ct, _, places, inverse: (
 )
 
 
-def _gather_batched(operands: tuple[Array, ...], axes: tuple[int | None, ...]) -> tuple[Array, int]:
+def _gather_batched(operands: tuple[Array, ...], axes: tuple[int, None, None]) -> tuple[Array, int]:
     x, *places = operands
     x = jnp.moveaxis(x, axes[0], 0)
     return _gather_p.bind(x.reshape(-1, *x.shape[2:]), *places).reshape(x.shape), 0
