@@ -2,7 +2,6 @@ import re
 from functools import partial
 from unittest import mock
 
-import chex
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -13,7 +12,7 @@ from jax import lax
 from arjax import layers, sampling
 from arjax.distributions import Categorical
 from arjax.drawing import Plan
-from arjax.layers import ABSENT, CausalConv, MaskedDense, incremental, one_hot, scale
+from arjax.layers import ABSENT, CausalConv, MaskedDense, one_hot, scale
 from arjax.layers.conv import causal_conv
 from arjax.layers.incremental import BLOCK, leave_below
 from experiments.own_network import MyNetwork
@@ -390,20 +389,3 @@ def test_the_guard_finds_a_copy(read_first, copies):
     scan = jax.jit(lambda memory, xs: lax.scan(body, (memory, jnp.int32(0)), xs)[1])
     hlo = scan.lower(jnp.zeros((3, slots, 5)), jnp.zeros((100, 3, 5))).compile().as_text()
     assert bool(loop_copies(hlo, (3, slots, 5))) == copies
-
-
-def test_derivatives_of_permuted_positions():
-    """Of every order and in every mode those of a plain gather, also under `vmap`; no gradient scatters."""
-    places, inverse = np.array([3, 5, 0, 1, 5]), np.array([2, 3, 5, 0, 5])
-    x = jax.random.normal(jax.random.key(0), (2, 1, 5, 2))
-
-    def permuted(x):
-        return jnp.sin(incremental._permuted(x**2, places, inverse)).sum()
-
-    def plain(x):
-        return jnp.sin(jnp.take(jnp.pad(x**2, ((0, 0), (0, 1), (0, 0))), places, axis=1)).sum()
-
-    for derivative in (jax.grad, jax.jacfwd, jax.hessian, lambda f: jax.jacrev(jax.grad(f))):
-        chex.assert_trees_all_close(jax.vmap(derivative(permuted))(x), jax.vmap(derivative(plain))(x), atol=1e-5)
-    assert "scatter" not in jax.jit(jax.grad(permuted)).lower(x[0]).as_text()
-    assert "scatter" in jax.jit(jax.grad(plain)).lower(x[0]).as_text()

@@ -26,9 +26,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
-from jax import Array, custom_jvp, lax
-from jax.extend.core import Primitive
-from jax.interpreters import ad, batching, mlir
+from jax import Array, lax
 
 ABSENT = -1
 BLOCK = 16
@@ -277,48 +275,9 @@ def _rearranged(x: Array, places: np.ndarray) -> Array:
     present = places < len(places)
     distances = np.unique((here - places)[present])
     if len(distances) > 1:
-        inverse = np.full_like(places, len(places))
-        inverse[places[present]] = here[present]
-        return _permuted(x, places, inverse)
+        return x.at[:, places].get(mode="fill", fill_value=0, unique_indices=True)
     shifted = _pad_before(x, int(distances.sum()), 1, 0)[:, : len(places)]
     return jnp.where(present[None, :, None], shifted, 0)
-
-
-def _permuted(x: Array, places: np.ndarray, inverse: np.ndarray) -> Array:
-    """Gathers, and so does its gradient, which would scatter if left to JAX."""
-    permute = custom_jvp(lambda x: _gather(x, places))
-    permute.defjvp(lambda x, tangent: (permute(*x), _gather_p.bind(*tangent, places, inverse)))
-    return permute(x)
-
-
-def _gather(x: Array, places: Array | np.ndarray, *_: Array) -> Array:
-    return jnp.take(_pad_after(x), jnp.asarray(places), axis=1)
-
-
-_gather_p = Primitive("permuted_gather")
-"""`_gather` of a tangent; `places` and their inverse change places in its transpose."""
-_gather_p.def_impl(_gather)
-_gather_p.def_abstract_eval(lambda x, *_: x)
-mlir.register_lowering(_gather_p, mlir.lower_fun(_gather, multiple_results=False))
-ad.defjvp(_gather_p, lambda tangent, _, *places: _gather_p.bind(tangent, *places), None, None)
-ad.primitive_transposes[_gather_p] = lambda ct, _, places, inverse: (
-    _gather_p.bind(ad.instantiate_zeros(ct), inverse, places),
-    None,
-    None,
-)
-
-
-def _gather_batched(operands: tuple[Array, ...], axes: tuple[int, None, None]) -> tuple[Array, int]:
-    x, *places = operands
-    x = jnp.moveaxis(x, axes[0], 0)
-    return _gather_p.bind(x.reshape(-1, *x.shape[2:]), *places).reshape(x.shape), 0
-
-
-batching.primitive_batchers[_gather_p] = _gather_batched
-
-
-def _pad_after(x: Array) -> Array:
-    return jnp.pad(x, ((0, 0), (0, 1), (0, 0)))
 
 
 def _shift(x: Array, axis: int, value: int) -> Array:
