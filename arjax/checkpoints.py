@@ -22,6 +22,8 @@ import numpy as np
 import orbax.checkpoint as ocp
 from flax import traverse_util
 
+from arjax.modules import hashable
+
 History = list[dict[str, Any]]
 """A dictionary of JSON values per evaluation, `step` and `valid_nats` among them; the best has the lowest."""
 
@@ -152,6 +154,7 @@ def _describe(model: Any) -> dict[str, str]:
     def text(value: Any) -> str:
         return getattr(value, "__name__", None) or re.sub(r" at 0x[0-9a-f]+", "", repr(value))
 
+    model = hashable(model)
     names = [field.name for field in dataclasses.fields(model) if field.name not in ("parent", "name")]
     return {"model": type(model).__name__} | {name: text(getattr(model, name)) for name in names}
 

@@ -40,7 +40,7 @@ class Bernoulli:
     def quantile(self, params: Float[Array, "... 1"], u: Float[Array, "..."]) -> Int32[Array, "..."]:
         """The smallest x with `CDF(x) > u`: 1 where `u >= p(0)`."""
         logit = _checked(self, params)[..., 0]
-        return (u.astype(jnp.float32) >= jax.nn.sigmoid(-logit)).astype(jnp.int32)
+        return (_below_one(u) >= jax.nn.sigmoid(-logit)).astype(jnp.int32)
 
     def mean(self, params: Float[Array, "... 1"]) -> Float[Array, "..."]:
         """`p(1)`."""
@@ -218,7 +218,9 @@ class DiscretizedLogisticMixture:
     def _log_probs(self, params: Array) -> Array:
         """Log-probabilities of all levels, on a new first axis."""
         shape = params.shape[:-1]
-        return jax.lax.map(lambda x: self.log_prob(params, jnp.full(shape, x)), jnp.arange(self.levels))
+        return jax.lax.map(
+            lambda x: self.log_prob(params, jnp.full(shape, x)), jnp.arange(self.levels, dtype=jnp.int32)
+        )
 
 
 def _checked(distribution: Bernoulli | Categorical | DiscretizedLogisticMixture, params: Array) -> Array:
@@ -244,7 +246,7 @@ def _invert_cdf(weights: Array, cdfs: Callable[[Array], Array], u: Array, levels
     the answer is no for any u < 1, however the sum is rounded, and where no F changes the answer stays the same:
     no level without mass is chosen. A larger u only turns answers to yes.
     """
-    u = u.astype(jnp.float32)
+    u = _below_one(u)
     x = jnp.zeros(u.shape, jnp.int32)
     bits = (levels - 1).bit_length()
     for low in reversed(range(0, bits, digit)):
@@ -255,6 +257,11 @@ def _invert_cdf(weights: Array, cdfs: Callable[[Array], Array], u: Array, levels
         yes = (above < levels) & (excess <= 0)
         x = x + jnp.min(jnp.where(yes, count, number), axis=-1) * 2**low
     return x
+
+
+def _below_one(u: Array) -> Array:
+    """Noise in [0, 1) in float32, to which a float64 next to 1 is 1 itself."""
+    return jnp.minimum(u.astype(jnp.float32), jnp.float32(1 - 2**-24))
 
 
 def _min_log_scale(levels: int) -> float:

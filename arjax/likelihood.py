@@ -11,6 +11,7 @@ from jax import Array
 from jaxtyping import Float
 
 from arjax.layers.conditioning import check_labels
+from arjax.modules import hashable
 
 
 def log_prob(model: Any, variables: Any, x: Array | np.ndarray, cond: Any = None) -> Float[Array, "b"]:
@@ -25,6 +26,7 @@ def log_prob(model: Any, variables: Any, x: Array | np.ndarray, cond: Any = None
     Raises:
         ValueError: `x` is not of integers, or (checked outside of `jit`) `x` or labels in `cond` are out of range.
     """
+    model = hashable(model)
     check_data(x, model.output.levels)
     check_labels(model, cond)
     return _log_prob(model, variables, x, cond)
@@ -62,6 +64,7 @@ def ensemble_log_prob(
         cond: conditioning as the model wants it.
         chunk: members evaluated at once.
     """
+    model = hashable(model)
     check_data(x, model.output.levels)
     check_labels(model, cond)
     return _ensemble_log_prob(model, variables, jnp.asarray(seeds), x, cond, chunk)
@@ -72,6 +75,7 @@ def score(model: Any, variables: Any, x: Array | np.ndarray, cond: Any = None) -
 
     A pytree like `variables["params"]` whose leaves have the batch as their first axis.
     """
+    model = hashable(model)
     check_data(x, model.output.levels)
     check_labels(model, cond)
 

@@ -9,6 +9,7 @@ import math
 from collections.abc import Sequence
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Int
 
@@ -56,12 +57,12 @@ def subscale(shape: tuple[int, int], factor: int) -> np.ndarray:
 
 def random(key: Array, shape: tuple[int, ...]) -> Int[Array, "..."]:
     """A uniformly random order, as a traceable function of a PRNG key. Ranks of shape `shape`."""
-    return jax.random.permutation(key, math.prod(shape)).reshape(shape)
+    return jax.random.permutation(key, jnp.arange(math.prod(shape), dtype=jnp.int32)).reshape(shape)
 
 
 def colours(ranks, channels: int):
     """Pixel by pixel in the order of `ranks`, channel by channel within. Ranks of shape `(*shape, channels)`."""
-    return ranks[..., None] * channels + np.arange(channels).reshape((1,) * ranks.ndim + (-1,))
+    return ranks[..., None] * channels + np.arange(channels, dtype=ranks.dtype).reshape((1,) * ranks.ndim + (-1,))
 
 
 def known_first(known: np.ndarray, ranks: np.ndarray) -> np.ndarray:

@@ -20,6 +20,7 @@ from jaxtyping import Float, Int
 from arjax.data.audio import log_mel, mel_centres
 from arjax.extras import require
 from arjax.likelihood import check_data, nats_to_bits_per_dim
+from arjax.modules import hashable
 
 BACKGROUND, INK = (255, 255, 255), (64, 64, 64)
 
@@ -256,6 +257,7 @@ def receptive_field_map(
     Raises:
         ValueError: `x` is not of integers in range, or `position` is not within an event.
     """
+    model = hashable(model)
     x = jnp.asarray(x)
     check_data(x, model.output.levels)
     event = x.shape[1:]

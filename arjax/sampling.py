@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
+from flax.core import unfreeze
 from jax import Array, lax
 from jax.typing import ArrayLike
 
@@ -18,6 +19,7 @@ from arjax import orderings, streaming
 from arjax.drawing import Draw, Plan, check_draw, draw_colours
 from arjax.layers.conditioning import check_labels
 from arjax.layers.incremental import ABSENT, merge
+from arjax.modules import hashable
 
 Method = Literal["cached", "naive", "fixed_point"]
 
@@ -32,9 +34,9 @@ def sample(
 ) -> Any:
     """Draws `Int32[batch, *event]` from the model; `shape` is `(batch, *event)`.
 
-    The noise is `jax.random.uniform(key, shape)`; the options are those of `sample_from_noise`.
+    The noise is `jax.random.uniform(key, shape, jnp.float32)`; the options are those of `sample_from_noise`.
     """
-    return sample_from_noise(model, variables, jax.random.uniform(key, shape), cond, **options)
+    return sample_from_noise(model, variables, jax.random.uniform(key, shape, jnp.float32), cond, **options)
 
 
 def sample_from_noise(
@@ -72,6 +74,7 @@ def sample_from_noise(
             of (0, 1] or for an output without `nucleus`, a label the model has no class for, `return_iterations`
             with another method.
     """
+    model, variables = hashable(model), unfreeze(variables)
     if method not in _METHODS:
         raise ValueError(f"method is one of {', '.join(_METHODS)}, got {method!r}")
     if return_iterations and method != "fixed_point":
@@ -122,9 +125,9 @@ def _naive(model, variables, plan, cond, draw, steps=None):
 def _order(model, variables, event):
     """The positions in the order of generation, and the channels of each, `()` unless positions are pixels."""
     channels = event[-1:] if getattr(model, "channels", None) else ()
-    ranks = model.apply(variables, method="ranks") if hasattr(model, "ranks") else jnp.arange(math.prod(event))
+    ranks = model.apply(variables, method="ranks") if hasattr(model, "ranks") else np.arange(math.prod(event))
     per_position = math.prod(channels)
-    return jnp.asarray(orderings.inverse(ranks))[::per_position] // per_position, channels
+    return jnp.asarray(orderings.inverse(ranks), jnp.int32)[::per_position] // per_position, channels
 
 
 def _features(model, x, cond):
@@ -143,7 +146,9 @@ def _fixed_point(model, variables, plan, cond, draw):
         update = draw(model.apply(variables, x, cond), plan)
         return update, jnp.any(update != x), iterations + 1
 
-    x, _, iterations = lax.while_loop(unfinished, body, (jnp.zeros(plan.noise.shape, jnp.int32), True, 0))
+    x, _, iterations = lax.while_loop(
+        unfinished, body, (jnp.zeros(plan.noise.shape, jnp.int32), True, jnp.int32(0))
+    )
     return x, iterations
 
 
@@ -211,7 +216,7 @@ def _cached_image(model, variables, plan, cond, draw):
     variables = variables | _fixed(model, variables, context_of(0), no_row, period)
     _, memory = jax.eval_shape(partial(next_row, 0), no_row, nothing, 0, first)
     carry = no_row, jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), memory)
-    _, rows = lax.scan(next_rows, carry, (jnp.arange(0, height, period), blocks))
+    _, rows = lax.scan(next_rows, carry, (jnp.arange(0, height, period, dtype=jnp.int32), blocks))
     return jnp.moveaxis(rows, 0, 1).reshape(plan.noise.shape)
 
 

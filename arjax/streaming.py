@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from flax import traverse_util
+from flax.core import unfreeze
 from jax import Array, lax
 from jax.typing import ArrayLike
 from jaxtyping import Float, Int, Int32
@@ -19,6 +20,7 @@ from arjax.drawing import Draw, Plan, check_draw, draw_colours
 from arjax.layers.conditioning import check_labels, check_length
 from arjax.layers.incremental import ABSENT, BLOCK, commit, merge
 from arjax.likelihood import check_data
+from arjax.modules import hashable
 
 
 class State(NamedTuple):
@@ -46,6 +48,7 @@ def start(model: Any, variables: Any, prompt: Int[ArrayLike, "b t"], cond: Any =
         ValueError: the prompt is not of shape `(batch, length)` or not of integers in range, the model keeps no
             memory, or `cond` does not fit.
     """
+    model, variables = hashable(model), unfreeze(variables)
     prompt = jnp.asarray(prompt)
     if prompt.ndim != 2:
         raise ValueError(f"a prompt of shape (batch, length) is wanted, got {prompt.shape}")
@@ -82,6 +85,7 @@ def extend(
         ValueError: shapes do not fit, the model has events of a fixed size and this goes past their end, or as
             `arjax.sample_from_noise`.
     """
+    model, variables = hashable(model), unfreeze(variables)
     if noise.ndim != 2 or noise.shape[0] != state.last.shape[0] or noise.shape[1] == 0:
         raise ValueError(
             f"noise of shape ({state.last.shape[0]}, length of 1 or more) is wanted, got {noise.shape}"

@@ -25,6 +25,7 @@ from jaxtyping import Array, Float, Int, Key
 from arjax import checkpoints
 from arjax.data import Dataset, Windows, batches, epoch_batches
 from arjax.layers.conditioning import num_classes
+from arjax.modules import hashable
 
 try:
     from tqdm import tqdm
@@ -71,6 +72,7 @@ def create_state(model: Any, optimizer: optax.GradientTransformation, seed: int,
 
     Not jitted: to compile the random numbers of a deep network's many parameters takes minutes.
     """
+    model = hashable(model)
     init_key, key = jax.random.split(jax.random.key(seed))
     params = model.init(init_key, batch["x"], batch.get("cond"))["params"]
     step = jnp.zeros((), jnp.int32)
@@ -78,7 +80,6 @@ def create_state(model: Any, optimizer: optax.GradientTransformation, seed: int,
     return TrainState(step, params, optimizer.init(params), jax.tree.map(jnp.copy, params), key, cache)
 
 
-@partial(jax.jit, static_argnames=("model", "optimizer", "ema_decay"), donate_argnames="state")
 def train_step(
     state: TrainState, batch: Batch, *, model: Any, optimizer: optax.GradientTransformation, ema_decay: float
 ) -> tuple[TrainState, dict[str, Float[Array, ""]]]:
@@ -90,6 +91,11 @@ def train_step(
         The new state, and from before the update `nats`, the mean negative log-likelihood of an example, and
         `grad_norm`.
     """
+    return _train_step(state, batch, model=hashable(model), optimizer=optimizer, ema_decay=ema_decay)
+
+
+@partial(jax.jit, static_argnames=("model", "optimizer", "ema_decay"), donate_argnames="state")
+def _train_step(state, batch, *, model, optimizer, ema_decay):
     dropout, masks = jax.random.split(jax.random.fold_in(state.key, state.step))
 
     def loss(params: Any) -> tuple[Float[Array, ""], Any]:
@@ -101,18 +107,23 @@ def train_step(
     with jax.numpy_dtype_promotion("standard"):  # optax needs it, also where the caller is stricter
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
-    decay = jnp.minimum(ema_decay, (1 + state.step) / (10 + state.step))
+    step = state.step.astype(jnp.float32)
+    decay = jnp.minimum(ema_decay, (1 + step) / (10 + step))
     ema_params = jax.tree.map(lambda ema, new: decay * ema + (1 - decay) * new, state.ema_params, params)
     state = TrainState(state.step + 1, params, opt_state, ema_params, state.key, cache)
     return state, {"nats": nats, "grad_norm": optax.tree.norm(grads)}
 
 
-@partial(jax.jit, static_argnames="model")
 def eval_step(model: Any, params: Any, batch: Batch, cache: Any) -> tuple[Float[Array, "b"], Int[Array, "b"], Any]:
     """Of each example, the negative log-likelihood in nats and the dimensions it is of; and the cache."""
+    return _eval_step(hashable(model), params, batch, cache)
+
+
+@partial(jax.jit, static_argnames="model")
+def _eval_step(model, params, batch, cache):
     nats, cache = _nats(model, params, batch, cache)
     scored = batch.get("scored", jnp.ones(batch["x"].shape, bool))
-    return nats, scored.reshape(len(scored), -1).sum(1), cache
+    return nats, scored.reshape(len(scored), -1).sum(1, dtype=jnp.int32), cache
 
 
 def evaluate(model: Any, params: Any, batches: Iterable[Batch]) -> dict[str, float]:
@@ -123,6 +134,7 @@ def evaluate(model: Any, params: Any, batches: Iterable[Batch]) -> dict[str, flo
     Raises:
         ValueError: there is no batch.
     """
+    model = hashable(model)
     nats: list[Any] = []
     dims: list[Any] = []
     cache = None
@@ -200,6 +212,7 @@ def fit(
         ValueError: a setting or data set does not fit, or the checkpoint is damaged or of another model.
         FloatingPointError: the loss or the gradient is not finite; the last good checkpoint stays.
     """
+    model = hashable(model)
     if min(steps, eval_every) < 1:
         raise ValueError(f"got steps={steps} and eval_every={eval_every}, wanted 1 or more")
     directory = _writable(directory)

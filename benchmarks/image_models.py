@@ -19,6 +19,7 @@ import argparse
 import itertools
 import sys
 import time
+from functools import partial
 from typing import Any
 
 import jax
@@ -68,9 +69,8 @@ def measure(model: Any, splits: list[data.Dataset], epochs: int, samples: int, s
     batches = training.with_cond(data.batches(train, BATCH_SIZE, seed=seed), conditional=False)
     first = next(batches)
     state = training.create_state(model, optimizer, seed, first)
-    step, compile_seconds = common.compiled(
-        training.train_step, state, first, model=model, optimizer=optimizer, ema_decay=0.99
-    )
+    train_step = partial(training.train_step, model=model, optimizer=optimizer, ema_decay=0.99)
+    step, compile_seconds = common.compiled(jax.jit(train_step, donate_argnums=0), state, first)
 
     def bits_per_dim(params: Any, dataset: data.Dataset) -> float:
         held_out = training.with_cond(data.epoch_batches(dataset, len(dataset)), conditional=False)

@@ -5,6 +5,7 @@ import pathlib
 import tempfile
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
+os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=2"
 os.environ["JAX_THREEFRY_PARTITIONABLE"] = "false"  # compiles initialisations in a tenth of the time
 
 import jax

@@ -90,13 +90,13 @@ class Strided(Dense):
 
     def together(self, position: Array, size: int) -> Array | None:
         """The latest positions."""
-        return position - self.stride + jnp.arange(1, self.stride)
+        return position - self.stride + jnp.arange(1, self.stride, dtype=jnp.int32)
 
     def apart(self, queries: Array, size: int) -> Array | None:
         """Those at multiples of the stride, but for what `together` reads."""
         if size <= self.stride:
             return None
-        places = queries[:, None] - self.stride * jnp.arange(1, -(-size // self.stride))[None]
+        places = queries[:, None] - self.stride * jnp.arange(1, -(-size // self.stride), dtype=jnp.int32)[None]
         return jnp.where(places <= queries[0] - self.stride, places, -1)
 
 
@@ -121,9 +121,9 @@ class Fixed(Dense):
 
     def together(self, position: Array, size: int) -> Array | None:
         """The latest positions, and the summaries before them."""
-        latest = position - self.stride + jnp.arange(1, self.stride)
-        ends = self.stride * jnp.arange(1, -(-size // self.stride))
-        summaries = (ends[:, None] - jnp.arange(1, self.summaries + 1)[None]).ravel()
+        latest = position - self.stride + jnp.arange(1, self.stride, dtype=jnp.int32)
+        ends = self.stride * jnp.arange(1, -(-size // self.stride), dtype=jnp.int32)
+        summaries = (ends[:, None] - jnp.arange(1, self.summaries + 1, dtype=jnp.int32)[None]).ravel()
         return jnp.concatenate([latest, jnp.where(summaries <= position - self.stride, summaries, -1)])
 
 
@@ -195,7 +195,8 @@ class Attention(nn.Module):
 
     def _parallel(self, q: Array, k: Array, v: Array) -> Array:
         def attend_from(q: Array, k: Array, v: Array, start: int, first: int) -> Array:
-            positions, queries = first + jnp.arange(k.shape[1]), start + jnp.arange(q.shape[2])
+            positions = first + jnp.arange(k.shape[1], dtype=jnp.int32)
+            queries = start + jnp.arange(q.shape[2], dtype=jnp.int32)
             return attend(q, [(k, v, self.pattern.sees(positions, queries, strict=self.strict).T)])
 
         chunks = _chunks(q.shape[2])

@@ -30,7 +30,7 @@ class Classes(nn.Module):
         if cond.ndim != 1 or not jnp.issubdtype(cond.dtype, jnp.integer):
             wanted = f"labels 0..{self.num_classes - 1} of shape (batch,)"
             raise ValueError(f"cond: {wanted} are wanted, got {cond.dtype} {cond.shape}")
-        return jax.nn.one_hot(cond, self.num_classes)
+        return jax.nn.one_hot(cond, self.num_classes, dtype=jnp.float32)
 
 
 class Vector(nn.Module):
@@ -168,10 +168,16 @@ def condition(conditioning: Any, cond: Any, axes: int = 2) -> Array | None:
         return None
     if cond is None:
         raise ValueError(f"cond is missing: this model has conditioning={type(conditioning).__name__}")
-    features = conditioning(jax.tree.map(jnp.asarray, cond))
+    features = conditioning(jax.tree.map(_as_input, cond))
     if features.ndim not in (2, axes + 2):
         raise ValueError(f"cond: features of {axes} axes or none are wanted, got shape {features.shape}")
     return _spread(features, axes)
+
+
+def _as_input(cond: Any) -> Array:
+    """Labels as they are, and float32."""
+    array = jnp.asarray(cond)
+    return array.astype(jnp.float32) if jnp.issubdtype(array.dtype, jnp.floating) else array
 
 
 def _spread(features: Array, axes: int) -> Array:

@@ -50,11 +50,11 @@ class CausalConv(nn.Module):
                 f"got x of shape {x.shape}"
             )
         shape = (*self.kernel_size, x.shape[-1], self.features)
-        parameter = self.param("kernel", nn.initializers.lecun_normal(), shape)
+        parameter = self.param("kernel", nn.initializers.lecun_normal(), shape, jnp.float32)
         kernel = once(self, "kernel", lambda: self._masked(parameter).astype(self.dtype))
         y = causal_conv(self, x.astype(self.dtype), kernel, self.axis, self.dilation)
         if self.use_bias:
-            bias = self.param("bias", nn.initializers.zeros, (self.features,)).astype(self.dtype)
+            bias = self.param("bias", nn.initializers.zeros, (self.features,), jnp.float32).astype(self.dtype)
             y = y + bias.reshape((1,) * (y.ndim - 1) + (-1,))
         return y
 

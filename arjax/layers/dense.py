@@ -25,9 +25,11 @@ class MaskedDense(nn.Module):
 
     def setup(self):
         """Creates the parameters."""
-        self.kernel = self.param("kernel", nn.initializers.lecun_normal(), (self.in_features, self.features))
+        self.kernel = self.param(
+            "kernel", nn.initializers.lecun_normal(), (self.in_features, self.features), jnp.float32
+        )
         if self.use_bias:
-            self.bias = self.param("bias", nn.initializers.zeros, (self.features,))
+            self.bias = self.param("bias", nn.initializers.zeros, (self.features,), jnp.float32)
 
     def __call__(self, x: Array, mask: Array) -> Array:
         """Maps `Float[..., in]` to `Float[..., features]`; `mask` is boolean of shape `(in, features)`."""

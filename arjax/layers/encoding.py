@@ -56,7 +56,7 @@ class Embedding(nn.Module):
     def __call__(self, x: Array) -> Array:
         """`[...] -> [..., features]`."""
         init = nn.initializers.normal(1.0)
-        table = self.param("embedding", init, (self.levels, self.features)).astype(self.dtype)
+        table = self.param("embedding", init, (self.levels, self.features), jnp.float32).astype(self.dtype)
 
         def rows(x: Array) -> Array:
             index = jnp.where(x < 0, self.levels, x).astype(jnp.int32)

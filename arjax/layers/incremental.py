@@ -26,7 +26,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
-from jax import Array, custom_vjp, lax
+from jax import Array, lax
 
 ABSENT = -1
 BLOCK = 16
@@ -113,7 +113,9 @@ def from_before(
     def past(first: int, last: int) -> Array:
         """Positions `first..last-1`, counted from the first of `x`."""
         known = jnp.take(
-            memory.value, (position.value + jnp.arange(first, min(last, 0))) % memory.value.shape[1], 1
+            memory.value,
+            (position.value + jnp.arange(first, min(last, 0), dtype=jnp.int32)) % memory.value.shape[1],
+            1,
         )
         return (
             known if last <= 0 else jnp.concatenate([known, lax.slice_in_dim(x, max(first, 0), last, axis=1)], 1)
@@ -178,7 +180,7 @@ def recall(
         if module.has_variable("before", "keys"):
             besides = _found(module, "before")
             parts.append(besides._replace(positions=besides.positions[0]))
-        parts.append(Part(own["keys"], own["values"], first + jnp.arange(BLOCK)))
+        parts.append(Part(own["keys"], own["values"], first + jnp.arange(BLOCK, dtype=jnp.int32)))
         return first + number[None], parts
     slots = max(-(-slots // BLOCK), 2) * BLOCK
     position = module.variable("cache", "position", jnp.zeros, (), jnp.int32)
@@ -188,8 +190,8 @@ def recall(
     }
     held = {name: variable.value for name, variable in memory.items()}
     newest = position.value - 1
-    everything = Part(held["keys"], held["values"], newest - (newest - jnp.arange(slots)) % slots)
-    present = position.value + jnp.arange(keys.shape[1])
+    everything = Part(held["keys"], held["values"], newest - (newest - jnp.arange(slots, dtype=jnp.int32)) % slots)
+    present = position.value + jnp.arange(keys.shape[1], dtype=jnp.int32)
 
     def read(places: Array) -> Part:
         places = jnp.where(places < position.value, places, ABSENT)
@@ -237,7 +239,7 @@ def neighbours(module: nn.Module, x: Array, table: np.ndarray) -> Array:
     memory = module.variable("cache", "memory", jnp.zeros, (size + 1, x.shape[0], x.shape[2]), x.dtype)
     position = module.variable("cache", "place", jnp.zeros, (), jnp.int32)
     memory.value = lax.dynamic_update_slice_in_dim(memory.value, jnp.swapaxes(x, 0, 1), position.value, 0)
-    places = lax.dynamic_slice_in_dim(jnp.asarray(table), position.value, x.shape[1], 0)
+    places = lax.dynamic_slice_in_dim(jnp.asarray(table, jnp.int32), position.value, x.shape[1], 0)
     position.value = position.value + x.shape[1]
     taps = jnp.moveaxis(jnp.take(memory.value, places, axis=0), 2, 0)
     return taps.reshape(*x.shape[:2], -1)
@@ -246,10 +248,10 @@ def neighbours(module: nn.Module, x: Array, table: np.ndarray) -> Array:
 def count(module: nn.Module, length: int) -> Array:
     """The numbers of the next `length` positions of a sequence, counted from its first. `Int32[length]`."""
     if not is_incremental(module):
-        return jnp.arange(length)
+        return jnp.arange(length, dtype=jnp.int32)
     counted = module.get_variable("cache", "counted", jnp.int32(0))
     module.put_variable("cache", "counted", counted + length)
-    return counted + jnp.arange(length)
+    return counted + jnp.arange(length, dtype=jnp.int32)
 
 
 def remembered(module: nn.Module, x: Array, span: int, axis: int) -> Array:
@@ -273,26 +275,9 @@ def _rearranged(x: Array, places: np.ndarray) -> Array:
     present = places < len(places)
     distances = np.unique((here - places)[present])
     if len(distances) > 1:
-        inverse = np.full_like(places, len(places))
-        inverse[places[present]] = here[present]
-        return _permuted(x, places, inverse)
+        return x.at[:, places].get(mode="fill", fill_value=0, unique_indices=True)
     shifted = _pad_before(x, int(distances.sum()), 1, 0)[:, : len(places)]
     return jnp.where(present[None, :, None], shifted, 0)
-
-
-def _permuted(x: Array, places: np.ndarray, inverse: np.ndarray) -> Array:
-    """Gathers, and so does its gradient, which would scatter if left to JAX."""
-
-    def gather(x: Array, places: np.ndarray) -> Array:
-        return jnp.take(_pad_after(x), jnp.asarray(places), axis=1)
-
-    permute = custom_vjp(lambda x: gather(x, places))
-    permute.defvjp(lambda x: (gather(x, places), None), lambda _, gradient: (gather(gradient, inverse),))
-    return permute(x)
-
-
-def _pad_after(x: Array) -> Array:
-    return jnp.pad(x, ((0, 0), (0, 1), (0, 0)))
 
 
 def _shift(x: Array, axis: int, value: int) -> Array:
@@ -313,9 +298,11 @@ def _written(ring: Array, position: Array, x: Array) -> Array:
     """`ring` with `x` at the slots of `position` and after it; a short `x` touches two cells of `BLOCK` slots."""
     slots, length = ring.shape[1], x.shape[1]
     if length > BLOCK:
-        everything = jnp.concatenate([jnp.take(ring, (position + jnp.arange(slots)) % slots, 1), x], 1)
+        everything = jnp.concatenate(
+            [jnp.take(ring, (position + jnp.arange(slots, dtype=jnp.int32)) % slots, 1), x], 1
+        )
         newest = lax.slice_in_dim(everything, length, None, axis=1)
-        return jnp.take(newest, (jnp.arange(slots) - position - length) % slots, 1)
+        return jnp.take(newest, (jnp.arange(slots, dtype=jnp.int32) - position - length) % slots, 1)
     first = position % slots // BLOCK * BLOCK
     starts = first, (first + BLOCK) % slots
     cells = jnp.concatenate([lax.dynamic_slice_in_dim(ring, start, BLOCK, 1) for start in starts], 1)

@@ -49,7 +49,7 @@ class ChainRule(nn.Module):
         """Parameters of variable `i` given its parents in `Int[b, D]`. Shape `(b, num_params)`."""
         parents = self.graph()[i]
         if not parents:
-            h = jnp.ones((x.shape[0], 1))
+            h = jnp.ones((x.shape[0], 1), jnp.float32)
         else:
             h = one_hot(x[:, np.array(parents)], self.output.levels).reshape(x.shape[0], -1)
         *hidden, last = self.conditionals[i]

@@ -30,7 +30,7 @@ class Histogram(nn.Module):
             raise ValueError("a histogram takes no cond")
         if x.shape[1:] != self.event:
             raise ValueError(f"events of shape {self.event} are wanted, got {x.shape[1:]}")
-        params = self.param("logits", self.kernel_init, (*self.event, self.output.num_params))
+        params = self.param("logits", self.kernel_init, (*self.event, self.output.num_params), jnp.float32)
         return jnp.broadcast_to(params, (*x.shape, self.output.num_params))
 
     def generate(self, draw: Draw, plan: Plan, cond: None = None) -> Array:

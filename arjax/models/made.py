@@ -93,7 +93,9 @@ class MADE(nn.Module):
     def seed(self, train: bool) -> Array:
         """The seed of the masks in use."""
         if train and self.has_rng("masks"):
-            return jax.random.randint(self.make_rng("masks"), (), 0, self.num_masks or np.iinfo(np.int32).max)
+            return jax.random.randint(
+                self.make_rng("masks"), (), 0, self.num_masks or np.iinfo(np.int32).max, jnp.int32
+            )
         return self.get_variable("masks", "seed", jnp.int32(0))
 
     def degrees(self, seed: Array) -> tuple[Array, list[Array]]:
@@ -102,10 +104,10 @@ class MADE(nn.Module):
         if self.order_agnostic:
             ranks = orderings.random(order_key, (self.size,))
         elif self.ordering is None:
-            ranks = jnp.arange(self.size)
+            ranks = jnp.arange(self.size, dtype=jnp.int32)
         else:
-            ranks = jnp.asarray(orderings.check(self.ordering, (self.size,)))
-        degrees = [jnp.asarray(masks.hidden_degrees(width, self.size)) for width in self.hidden]
+            ranks = jnp.asarray(orderings.check(self.ordering, (self.size,)), jnp.int32)
+        degrees = [jnp.asarray(masks.hidden_degrees(width, self.size), jnp.int32) for width in self.hidden]
         if self.connectivity_agnostic:
             degrees = [jax.random.permutation(key, d) for key, d in zip(keys, degrees, strict=True)]
         return ranks, degrees
@@ -190,7 +192,7 @@ class MADE(nn.Module):
                 return (first, output), (x, code)
 
             slices = (
-                jnp.arange(length),
+                jnp.arange(length, dtype=jnp.int32),
                 _per_variable(own[0], length),
                 own[-1].reshape(length, -1, own[-1].shape[-1]),
                 own_direct,
@@ -203,7 +205,7 @@ class MADE(nn.Module):
             return known, xs
 
         known = [jnp.zeros((*members.shape, shape[0]), self.dtype) for members in [codes, *units]]
-        slices = (jnp.arange(variables.shape[0]), weights, direct, biases, plan)
+        slices = (jnp.arange(variables.shape[0], dtype=jnp.int32), weights, direct, biases, plan)
         _, xs = lax.scan(block, known, slices)
         return xs.reshape(-1, shape[0])[ranks].T.reshape(shape)
 
@@ -221,7 +223,9 @@ def _blocks(order: Array, ranks: np.ndarray, length: int, count: int) -> Array:
 
 def _members(variables: Array, count: int) -> Array:
     """The `count` inputs or outputs of each variable. `(blocks, n) -> (blocks, n * count)`."""
-    return (variables[:, :, None] * count + jnp.arange(count)[None, None]).reshape(variables.shape[0], -1)
+    return (variables[:, :, None] * count + jnp.arange(count, dtype=variables.dtype)[None, None]).reshape(
+        variables.shape[0], -1
+    )
 
 
 def _take(array: Array, indices: Array) -> Array:
@@ -235,7 +239,7 @@ def _arrange(kernel: Array, rows: Array, columns: Array) -> tuple[Array, Array]:
     Shapes `(blocks, columns in a block, all rows)` and `(blocks, columns in a block, rows in a block)`.
     """
     weights = _take(_take(kernel, rows.reshape(-1)).T, columns).reshape(*columns.shape, *rows.shape)
-    blocks = jnp.arange(len(rows))
+    blocks = jnp.arange(len(rows), dtype=jnp.int32)
     return weights.reshape(*columns.shape, -1), weights[blocks, :, blocks]
 
 

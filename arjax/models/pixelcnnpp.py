@@ -78,7 +78,9 @@ class WeightNorm(nn.Module):
     @nn.compact
     def __call__(self, x: Array, *phases: Phase) -> Array:
         """Maps `Float[b, *places, in]` to `Float[b, *places', features]`."""
-        v = self.param("v", nn.initializers.normal(0.05), (*self.kernel_size, x.shape[-1], self.features))
+        v = self.param(
+            "v", nn.initializers.normal(0.05), (*self.kernel_size, x.shape[-1], self.features), jnp.float32
+        )
         axes = tuple(range(v.ndim - 1))
         unit = v * lax.rsqrt(jnp.sum(v**2, axes, keepdims=True))
         if self.is_initializing():
@@ -89,7 +91,9 @@ class WeightNorm(nn.Module):
             self.param("scale", lambda _: scale.ravel())
             self.param("bias", lambda _: (-mean * scale).ravel())
             return ((y - mean) * scale).astype(self.dtype)
-        scale, bias = (self.param(name, nn.initializers.zeros, (self.features,)) for name in ("scale", "bias"))
+        scale, bias = (
+            self.param(name, nn.initializers.zeros, (self.features,), jnp.float32) for name in ("scale", "bias")
+        )
         kernel = once(self, "kernel", lambda: (unit * jnp.broadcast_to(scale, v.shape)).astype(self.dtype))
         y = self.operation(self, x.astype(self.dtype), kernel, *phases)
         return y + bias.astype(self.dtype).reshape((1,) * (y.ndim - 1) + (-1,))

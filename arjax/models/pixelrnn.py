@@ -90,7 +90,7 @@ def scan_diagonals(gates: Array, kernel: Array) -> Array:
         return (hidden, cell), hidden
 
     diagonals = jnp.moveaxis(skew(gates), 3, 0)
-    start = jnp.zeros((*diagonals.shape[1:-1], kernel.shape[-1] // 4))
+    start = jnp.zeros((*diagonals.shape[1:-1], kernel.shape[-1] // 4), jnp.float32)
     _, hidden = lax.scan(next_diagonal, (start, start), diagonals)
     return unskew(jnp.moveaxis(hidden, 0, 3))
 
@@ -115,7 +115,7 @@ class RowLSTM(nn.Module):
         h, k = self.features, self.kernel_size
         mask = _gates_mask(h, self.channels, 4)
         self.input_to_state = CausalConv(4 * h, (1, k // 2 + 1), axis=2, present_mask=mask, dtype=self.dtype)
-        self.kernel = self.param("kernel", nn.initializers.lecun_normal(), (k * h, 4 * h))
+        self.kernel = self.param("kernel", nn.initializers.lecun_normal(), (k * h, 4 * h), jnp.float32)
         self.projection = _projection(4 * h, self.dtype)
 
     def condition(self, s: Array | None) -> Array:
@@ -131,7 +131,7 @@ class RowLSTM(nn.Module):
         h = self.features
         kernel = once(self, "kernel", lambda: self.kernel.astype(self.dtype))
         gates = (self.input_to_state(x) + bias).astype(jnp.float32)
-        start = jnp.zeros((len(x), 1, x.shape[2], 2 * h))
+        start = jnp.zeros((len(x), 1, x.shape[2], 2 * h), jnp.float32)
 
         def below(states: Array) -> Array:
             """What a row gives to the next one: state-to-state part of the gates, cells."""
@@ -174,7 +174,9 @@ class DiagonalBiLSTM(nn.Module):
         """Creates the layers."""
         h = self.features
         self.input_to_state = MaskedDense(2 * h, 8 * h, dtype=self.dtype)
-        self.kernel = self.param("kernel", nn.initializers.lecun_normal(batch_axis=0), (2, 2 * h, 4 * h))
+        self.kernel = self.param(
+            "kernel", nn.initializers.lecun_normal(batch_axis=0), (2, 2 * h, 4 * h), jnp.float32
+        )
         self.projection = _projection(8 * h, self.dtype)
         self.link = nn.Dense(4 * h, use_bias=False, dtype=self.dtype)
 
@@ -215,7 +217,7 @@ class DiagonalBiLSTM(nn.Module):
             self.put_variable("cache", "left", states)
             return jnp.concatenate([_dot(hidden, above_right), states], axis=-1)
 
-        above = from_above(self, jnp.zeros((*left.shape[:-1], 5 * h)), below)
+        above = from_above(self, jnp.zeros((*left.shape[:-1], 5 * h), jnp.float32), below)
         if not is_incremental(self, axis=2):
             return above[..., 4 * h :]
         start = jnp.zeros_like(left[..., :h])
@@ -346,6 +348,6 @@ def _scan_row(gates: Array, kernel: Array) -> Array:
         hidden, cell = lstm(gates + _product("bi,io->bo", state[0], kernel), state[1])
         return (hidden, cell), hidden
 
-    start = jnp.zeros((len(gates), kernel.shape[0]))
+    start = jnp.zeros((len(gates), kernel.shape[0]), jnp.float32)
     _, hidden = lax.scan(next_pixel, (start, start), jnp.moveaxis(gates[:, 0], 1, 0), reverse=True)
     return jnp.moveaxis(hidden, 0, 1)[:, None]

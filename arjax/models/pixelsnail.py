@@ -211,7 +211,7 @@ class PixelSNAIL(nn.Module):
 
     def ranks(self) -> Array:
         """The step at which each value of an image is generated. Shape `(n,)`."""
-        return jnp.asarray(orderings.colours(self._pixel_ranks(), self.channels).ravel())
+        return jnp.asarray(orderings.colours(self._pixel_ranks(), self.channels).ravel(), jnp.int32)
 
     def _pixel_ranks(self) -> np.ndarray:
         return np.arange(self.size) if self.ordering is None else orderings.check(self.ordering, (self.size,))

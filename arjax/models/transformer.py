@@ -117,7 +117,7 @@ class Transformer(nn.Module):
             even = nn.initializers.normal(
                 1 / math.sqrt(2 * len(self.places))
             )  # a sum as large as a value's vector
-            self.place_embeddings = self.param("places", even, (2, sum(self.places), d))
+            self.place_embeddings = self.param("places", even, (2, sum(self.places), d), jnp.float32)
         if self.conditioning is not None:
             self.projection = nn.Dense(
                 d, use_bias=False, kernel_init=nn.initializers.normal(0.05), dtype=self.dtype
@@ -235,7 +235,7 @@ class Transformer(nn.Module):
     def ranks(self) -> Array:
         """The step at which each value of an event is generated. Shape `(n,)`."""
         ranks = self._order(train=False)
-        ranks = jnp.arange(self.size) if ranks is None else ranks
+        ranks = jnp.arange(self.size, dtype=jnp.int32) if ranks is None else ranks
         return orderings.colours(ranks, self.channels).ravel() if self.channels else ranks
 
     def _order(self, train: bool) -> Array | None:
@@ -250,17 +250,19 @@ class Transformer(nn.Module):
                 return orderings.random(self.make_rng("masks"), (self.size,))
             seed = self.get_variable("masks", "seed", jnp.int32(0))
             return orderings.random(jax.random.key(seed), (self.size,))
-        return None if self.ordering is None else jnp.asarray(orderings.check(self.ordering, (self.size,)))
+        return (
+            None if self.ordering is None else jnp.asarray(orderings.check(self.ordering, (self.size,)), jnp.int32)
+        )
 
     def _axes(self, ranks: Array | None) -> Array:
         """The index along each axis of the positions in the order of generation, `Int[n, axes]`."""
-        index = jnp.asarray(np.stack(np.unravel_index(np.arange(self.size), self.places), -1))
+        index = jnp.asarray(np.stack(np.unravel_index(np.arange(self.size), self.places), -1), jnp.int32)
         return index if ranks is None else jnp.take(index, orderings.inverse(ranks), axis=0)
 
     def _embedded(self, ranks: Array | None) -> Array:
         """The sum of embeddings of what is read and of what comes next, along all axes: `Float[n, features]`."""
         first = np.cumsum((0, *self.places[:-1]))
-        rows = self._axes(ranks) + jnp.asarray(first)[None]
+        rows = self._axes(ranks) + jnp.asarray(first, jnp.int32)[None]
         read, following = self.place_embeddings.astype(self.dtype)
         read, following = (jnp.take(table, rows, axis=0).sum(1) for table in (read, following))
         return following + jnp.pad(read[:-1], ((1, 0), (0, 0)))

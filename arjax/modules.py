@@ -1,0 +1,63 @@
+"""Modules as what `jax.jit` takes for a static argument: fields that can be hashed and compared."""
+
+import dataclasses
+import operator
+from typing import Any
+
+import flax.linen as nn
+import jax
+import numpy as np
+from flax.core import FrozenDict
+
+
+def hashable(model: Any) -> Any:
+    """An equal module that can be hashed, or `model` itself where there is nothing to change.
+
+    In its fields, those of modules and dataclasses in them included, lists and arrays become tuples, dictionaries
+    and sets frozen ones, and numpy's scalars Python's numbers. What two calls return is equal, so that a function
+    compiled for one is not compiled again for the other.
+
+    Args:
+        model: a Linen module.
+
+    Raises:
+        ValueError: a field holds something else that cannot be hashed.
+    """
+    return _hashable(model, type(model).__name__)
+
+
+def _hashable(value: Any, name: str) -> Any:
+    """`value`, which the field `name` holds."""
+    if isinstance(value, (np.ndarray, np.generic, jax.Array)) and not isinstance(value, jax.core.Tracer):
+        return _hashable(np.asarray(value).tolist(), name)
+    if isinstance(value, (list, tuple)):
+        items = [_hashable(item, name) for item in value]
+        if isinstance(value, tuple) and all(map(operator.is_, items, value)):
+            return value
+        return type(value)(*items) if hasattr(value, "_fields") else tuple(items)
+    if isinstance(value, (dict, FrozenDict)):
+        return FrozenDict({key: _hashable(item, name) for key, item in value.items()})
+    if isinstance(value, set):
+        return frozenset(value)
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        value = _with_hashable_fields(value, name)
+    try:
+        hash(value)
+    except TypeError as error:
+        kind = type(value).__name__
+        raise ValueError(
+            f"{name}: a value that can be hashed is wanted (a dataclass is frozen), got {kind}"
+        ) from error
+    return value
+
+
+def _with_hashable_fields(value: Any, name: str) -> Any:
+    names = [
+        field.name for field in dataclasses.fields(value) if field.init and field.name not in ("parent", "name")
+    ]
+    held = {field: getattr(value, field) for field in names}
+    given = {field: _hashable(item, f"{name}.{field}") for field, item in held.items()}
+    changed = {field: item for field, item in given.items() if item is not held[field]}
+    if not changed:
+        return value
+    return value.clone(**changed) if isinstance(value, nn.Module) else dataclasses.replace(value, **changed)
