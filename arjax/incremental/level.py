@@ -11,6 +11,7 @@ import numpy as np
 from jax import lax
 from jax.extend import core as jex
 
+from arjax.incremental import custom
 from arjax.incremental.memories import FAR, Memory, Ring, Window
 from arjax.incremental.values import (
     KNOWN,
@@ -90,6 +91,11 @@ class Level:
         name = eqn.primitive.name
         if name == "cond" and eqn.params.get("branches_platforms"):
             return self.call(_branch(eqn), ins[1:])
+        if eqn.params.get("name") in custom.RULES and any(isinstance(a, Tracked) for a in ins):
+            try:
+                return self.with_whole(eqn, ins, custom.RULES[eqn.params["name"]](self, ins))
+            except NoRule:
+                pass  # by the rules of its own operations
         if name in INLINE:
             return self.call(next(eqn.params[k] for k in CALLEES if k in eqn.params), ins)
         if all(isinstance(a, Const) for a in ins):

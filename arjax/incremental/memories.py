@@ -4,7 +4,6 @@ A memory is a source of the step, read through `node`, and `new`, what it holds 
 `initial()`, or, where a prompt is known, as `after(whole, steps)` from the parallel pass over it.
 """
 
-import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -137,6 +136,14 @@ class Ring(Memory):
 
         return Node(at, [self.node, self.loop.clock, *self.array.pieces])
 
+    def read_rows(self, table: np.ndarray, span: int) -> Node:
+        """The indices `table[t]`, at most `span` before the present one, as one array; anything where below 0."""
+        self.span = max(self.span, span)
+        return Node(
+            lambda held, t: jnp.take(held, jnp.asarray(table)[t] % self.slots, axis=self.axis, mode="clip"),
+            [self.node, self.loop.clock],
+        )
+
     def _at(self, held: Array, index: Array) -> Array:
         return lax.dynamic_slice_in_dim(held, index % self.slots, 1, self.axis)
 
@@ -163,10 +170,10 @@ class Ring(Memory):
 
 
 class Everything(Memory):
-    """All indices so far, zeros for those to come; written before it is read. One index for each step.
+    """All indices so far, or the latest that there is room for; written before it is read. One index for each step.
 
-    Kept as a batch of matrices `[batch, contracted, free]` (see `arjax.incremental.products`), in which an index
-    has `stride` rows or columns, or as it is.
+    Zeros stand for those to come. Kept as a batch of matrices that products read as they are, in which an index has
+    `stride` rows or columns.
     """
 
     def __init__(self, loop: "Loop", array: Tracked, axis: int, shape: tuple[int, ...], stride: int, arrange: Any):
@@ -176,7 +183,7 @@ class Everything(Memory):
         self.new = Node(self._written, [self.node, loop.clock, *array.pieces])
 
     def _written(self, held: Array, t: Array, piece: Array) -> Array:
-        start = (t - self.array.off) * self.stride
+        start = (t - self.array.off) * self.stride % self.shape[self.place]
         return lax.dynamic_update_slice_in_dim(held, self.arrange(piece), start, self.place)
 
     def initial(self) -> Array:
@@ -185,10 +192,13 @@ class Everything(Memory):
 
     def after(self, whole: Array, steps: int) -> Array:
         """The indices of `whole` that are known."""
-        known = whole[along(self.axis, 0, max(steps - self.array.off, 0))]
-        if not math.prod(known.shape):
-            return self.initial()
-        return lax.dynamic_update_slice_in_dim(self.initial(), self.arrange(known), 0, self.place)
+        end, slots = max(steps - self.array.off, 0), self.shape[self.place] // self.stride
+        held = self.initial()
+        for first in range(0, end, slots):  # at most two of these remain, of each slot the latest
+            if first + 2 * slots > end:
+                known = self.arrange(whole[along(self.axis, first, min(first + slots, end))])
+                held = lax.dynamic_update_slice_in_dim(held, known, 0, self.place)
+        return held
 
 
 class Carried(Memory):

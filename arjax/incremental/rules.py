@@ -17,7 +17,7 @@ from jax import lax
 from arjax.incremental.level import Flip, Level, Loop, NoRule, bind
 from arjax.incremental.memories import Carried, Ring
 from arjax.incremental.parts import Parts
-from arjax.incremental.values import Const, Late, Node, Tracked, Value, along, at_once, resized
+from arjax.incremental.values import Const, Late, Node, Tracked, Value, along, at_once, fixed, resized
 
 Rule = Callable[[Any, Any, Any], list[Value]]
 
@@ -553,35 +553,38 @@ def scan(level: Loop, eqn: Any, ins: list[Any]) -> list[Value]:
         outs = body(*values, *v[:num_carry], *[x[0] for x in v[num_carry:]])
         return [*outs[:num_carry], *[y[None] for y in outs[num_carry:]]]
 
-    last, ys = [state.node for state in states], []
+    ys = chained(states, columns, step, len(eqn.outvars) - num_carry)
+    if level.whole_input is not None:
+        wholes = [a.whole if isinstance(a, Tracked) else fixed(a.value) for a in xs]
+        entire = Node(lambda *v: bind(eqn, *values, *[a.value for a in carry], *v), wholes)  # type: ignore[arg-type]
+        for i, state in enumerate(states):
+            state.whole = Node(lambda v, i=i: v[i], [entire])
+    late: list[Value] = [Late(f"{level.where(eqn)}: the last state of a recurrence over positions")] * num_carry
+    like = replace(tracked[0], axis=0, off=0, prefix=None, whole=None)
+    return late + [
+        replace(like, pieces=pieces, shape=tuple(v.aval.shape), dtype=v.aval.dtype)
+        for pieces, v in zip(ys, eqn.outvars[num_carry:], strict=True)
+    ]
+
+
+def chained(states: Sequence[Carried], columns: Sequence[Any], step: Callable[..., Any], count: int) -> list[list[Node]]:
+    """The pieces of `count` results of a recurrence, `step(*states, *slices) -> [*states, *results]`.
+
+    Args:
+        states: memories of its state.
+        columns: of each operand, its pieces.
+        step: one step.
+        count: results.
+    """
+    last, results = [state.node for state in states], []
     for slices in zip(*columns, strict=True):
         both = Node(step, [*last, *slices], many=True)
-        outs = [Node(lambda v, i=i: v[i], [both]) for i in range(len(eqn.outvars))]
-        last = outs[:num_carry]
-        ys.append(outs[num_carry:])
-    entire = None
-    if level.whole_input is not None:
-        wholes = [a.whole if isinstance(a, Tracked) else Node(lambda a=a: a.value) for a in xs]
-        entire = Node(lambda *v: bind(eqn, *values, *[a.value for a in carry], *v), wholes)  # type: ignore[arg-type]
-    for i, (state, node) in enumerate(zip(states, last, strict=True)):
+        outs = [Node(lambda v, i=i: v[i], [both]) for i in range(len(states) + count)]
+        last = outs[: len(states)]
+        results.append(outs[len(states) :])
+    for state, node in zip(states, last, strict=True):
         state.new = node
-        if entire is not None:
-            state.whole = Node(lambda v, i=i: v[i], [entire])
-
-    late: list[Value] = [Late(f"{level.where(eqn)}: the last state of a recurrence over positions")] * num_carry
-    return late + [
-        replace(
-            tracked[0],
-            pieces=[y[i] for y in ys],
-            axis=0,
-            off=0,
-            shape=tuple(v.aval.shape),
-            dtype=v.aval.dtype,
-            prefix=None,
-            whole=None,
-        )
-        for i, v in enumerate(eqn.outvars[num_carry:])
-    ]
+    return [list(pieces) for pieces in zip(*results, strict=True)]
 
 
 def _closed(jaxpr: Any) -> Any:

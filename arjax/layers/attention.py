@@ -6,8 +6,8 @@ order of generation, so that all hold for any ordering.
 """
 
 import dataclasses
-import itertools
 import math
+from functools import partial
 from typing import Any
 
 import flax.linen as nn
@@ -16,7 +16,8 @@ import jax.numpy as jnp
 from jax import Array
 
 from arjax import masks
-from arjax.layers.incremental import Part, is_incremental, recall
+from arjax.incremental.attention import attention_step
+from arjax.incremental.custom import custom
 
 CHUNK = 256
 """Queries at most whose scores are in memory at once."""
@@ -34,17 +35,9 @@ class Dense:
         """A position before which none is seen from `query` on."""
         return 0
 
-    def slots(self, size: int) -> int:
-        """Positions of an event of `size` that have to be remembered."""
-        return size
 
-    def together(self, position: Array, size: int) -> Array | None:
-        """Positions `Int[n]` that a block of queries from `position` on reads; None for all remembered."""
-        return None
 
-    def apart(self, queries: Array, size: int) -> Array | None:
-        """Positions `Int[t, n]` that each of a block's `queries` reads besides; None for none."""
-        return None
+
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,9 +58,6 @@ class Local(Dense):
         """As `Dense.earliest`."""
         return max(query - self.window + 1, 0)
 
-    def slots(self, size: int) -> int:
-        """As `Dense.slots`."""
-        return min(self.window, size)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,16 +78,8 @@ class Strided(Dense):
         near = masks.local_attention(keys, self.stride, queries, strict=strict)
         return near | masks.strided_attention(keys, self.stride, queries, strict=strict)
 
-    def together(self, position: Array, size: int) -> Array | None:
-        """The latest positions."""
-        return position - self.stride + jnp.arange(1, self.stride, dtype=jnp.int32)
 
-    def apart(self, queries: Array, size: int) -> Array | None:
-        """Those at multiples of the stride, but for what `together` reads."""
-        if size <= self.stride:
-            return None
-        places = queries[:, None] - self.stride * jnp.arange(1, -(-size // self.stride), dtype=jnp.int32)[None]
-        return jnp.where(places <= queries[0] - self.stride, places, -1)
+
 
 
 @dataclasses.dataclass(frozen=True)
@@ -119,25 +101,21 @@ class Fixed(Dense):
         """As `Dense.sees`."""
         return masks.fixed_attention(keys, self.stride, self.summaries, queries, strict=strict)
 
-    def together(self, position: Array, size: int) -> Array | None:
-        """The latest positions, and the summaries before them."""
-        latest = position - self.stride + jnp.arange(1, self.stride, dtype=jnp.int32)
-        ends = self.stride * jnp.arange(1, -(-size // self.stride), dtype=jnp.int32)
-        summaries = (ends[:, None] - jnp.arange(1, self.summaries + 1, dtype=jnp.int32)[None]).ravel()
-        return jnp.concatenate([latest, jnp.where(summaries <= position - self.stride, summaries, -1)])
+
 
 
 class Attention(nn.Module):
     """Every position attends to those before it in the order of generation, in which all that it is given is.
 
     The parallel pass goes through the queries in chunks, each with the keys that it may reach, and computes
-    their scores again for the gradient, so that memory grows with the length, not with its square.
+    their scores again for the gradient, so that memory grows with the length, not with its square. A sampler's
+    step reads the keys that its pattern reaches (`arjax.incremental.attention`).
 
     Attributes:
         size: positions of an event.
         pattern: which of the earlier positions are seen: `Dense`, `Local`, `Strided` or `Fixed`.
         num_heads: heads, which divide the channels of the queries.
-        num_key_heads: heads of keys and values, each for an equal share of `num_heads`: what an incremental step
+        num_key_heads: heads of keys and values, each for an equal share of `num_heads`: what a sampler's step
             has to read shrinks with them (Shazeer, 2019, arXiv 1911.02150); 0 for as many as `num_heads`.
         strict: whether a position does not see itself. The first one, which then sees nothing, gets zeros.
     """
@@ -167,71 +145,50 @@ class Attention(nn.Module):
             )
         q, k, v = (_split(x, key_heads) for x in (queries, keys, values))
         q = jnp.moveaxis(q.reshape(*q.shape[:2], group, -1), 2, 1)
-        if is_incremental(self):
-            positions, parts = recall(
-                self,
-                k,
-                v,
-                self.pattern.slots(self.size),
-                lambda position: self.pattern.together(position, self.size),
-                lambda queries: self.pattern.apart(queries, self.size),
-            )
-
-            def attend_from(start: int, end: int) -> Array:
-                masks = [self._mask(part, positions[start:end]) for part in parts]
-                seen = [(part.keys, part.values, mask) for part, mask in zip(parts, masks, strict=True)]
-                return attend(q[:, :, start:end], seen)
-
-            y = jnp.concatenate([attend_from(*chunk) for chunk in _chunks(length)], 2)
-        else:
-            y = self._parallel(q, k, v)
+        y = causal_attention(q, k, v, pattern=self.pattern, strict=self.strict)
         return jnp.moveaxis(y.reshape(batch, self.num_heads, length, -1), 1, 2).reshape(batch, length, -1)
 
-    def _mask(self, part: Part, queries: Array) -> Array:
-        if part.positions.ndim == 2:  # read for each query, so seen if it is there
-            return part.positions >= 0
-        seen = self.pattern.sees(part.positions, queries, strict=self.strict).T
-        return seen & (part.positions >= 0)[None]
 
-    def _parallel(self, q: Array, k: Array, v: Array) -> Array:
-        def attend_from(q: Array, k: Array, v: Array, start: int, first: int) -> Array:
-            positions = first + jnp.arange(k.shape[1], dtype=jnp.int32)
-            queries = start + jnp.arange(q.shape[2], dtype=jnp.int32)
-            return attend(q, [(k, v, self.pattern.sees(positions, queries, strict=self.strict).T)])
+def _in_chunks(q: Array, k: Array, v: Array, *, pattern: Any, strict: bool) -> Array:
+    """Attention of all positions, `Float[b, g, t, k]`, `[b, t, k]` and `[b, t, v]` to `[b, g, t, v]`."""
 
-        chunks = _chunks(q.shape[2])
-        if len(chunks) > 1:
-            attend_from = jax.checkpoint(attend_from, static_argnums=(3, 4))
-        attended = []
-        for start, end in chunks:
-            first = self.pattern.earliest(start)
-            attended.append(attend_from(q[:, :, start:end], k[:, first:end], v[:, first:end], start, first))
-        return jnp.concatenate(attended, 2)
+    def attend_from(q: Array, k: Array, v: Array, start: int, first: int) -> Array:
+        positions = first + jnp.arange(k.shape[1], dtype=jnp.int32)
+        queries = start + jnp.arange(q.shape[2], dtype=jnp.int32)
+        return attend(q, k, v, pattern.sees(positions, queries, strict=strict).T)
+
+    chunks = _chunks(q.shape[2])
+    if len(chunks) > 1:
+        attend_from = jax.checkpoint(attend_from, static_argnums=(3, 4))
+    attended = []
+    for start, end in chunks:
+        first = pattern.earliest(start)
+        attended.append(attend_from(q[:, :, start:end], k[:, first:end], v[:, first:end], start, first))
+    return jnp.concatenate(attended, 2)
 
 
-def attend(queries: Array, parts: list[tuple[Array, Array, Array]]) -> Array:
-    """Softmax of scaled products over the keys of all `parts`: keys, values, and who sees whom, a mask `(t, n)`.
+def _one_step(level: Any, ins: list[Any], *, pattern: Any, strict: bool) -> Any:
+    """The rule of `causal_attention`: a query and the keys that it reaches."""
+    return attention_step(level, ins, partial(pattern.sees, strict=strict), attend)
 
-    Queries are `Float[b, heads, t, k]`; keys and values `Float[b, n, ...]`, or `Float[b, t, n, ...]` where each
-    query has its own. A query that sees nothing gets zeros.
+
+causal_attention = custom(_in_chunks, _one_step)
+
+
+def attend(queries: Array, keys: Array, values: Array, mask: Array) -> Array:
+    """Softmax of scaled products over the keys, computed in float32. `Float[b, g, t, v]`.
+
+    Queries are `Float[b, g, t, k]`; keys and values `Float[b, n, ...]`; who sees whom is a mask `(t, n)`. A query
+    that sees nothing gets zeros.
     """
-
-    def product(equation: str, x: Array, y: Array) -> Array:
-        own = equation.replace(",bn", ",btn") if y.ndim == 4 else equation
-        return jnp.einsum(own, x, y, preferred_element_type=jnp.float32)
-
     queries = queries * math.sqrt(1 / queries.shape[-1])
-    mask = jnp.concatenate([mask for _, _, mask in parts], -1)[None, None]
-    scores = jnp.concatenate([product("bgtk,bnk->bgtn", queries, keys) for keys, _, _ in parts], -1)
+    mask = mask[None, None]
+    scores = jnp.einsum("bgtk,bnk->bgtn", queries, keys, preferred_element_type=jnp.float32)
     scores = jnp.where(mask, scores, jnp.finfo(jnp.float32).min / 2)
     weights = jnp.where(mask, jnp.exp(scores - jax.lax.stop_gradient(scores.max(-1, keepdims=True))), 0)
     total = weights.sum(-1, keepdims=True)
     total = jnp.where(total > 0, total, 1)  # not `maximum(total, 1)`, which halves the gradient where one is seen
-    ends = list(itertools.accumulate(values.shape[-2] for _, values, _ in parts))[:-1]
-    y = sum(
-        product("bgtn,bnv->bgtv", weight.astype(values.dtype), values)
-        for weight, (_, values, _) in zip(jnp.split(weights, ends, axis=-1), parts, strict=True)
-    )
+    y = jnp.einsum("bgtn,bnv->bgtv", weights.astype(values.dtype), values, preferred_element_type=jnp.float32)
     return (y / total).astype(queries.dtype)
 
 

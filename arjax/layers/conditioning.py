@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from arjax.layers.incremental import delays
+from arjax.layers.shift import shift
 
 
 class Classes(nn.Module):
@@ -130,7 +130,7 @@ class _Stretch(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
-        both = jnp.concatenate(delays(self, x, 2, 1, axis=1), -1)
+        both = jnp.concatenate([shift(x, axis=1), x], -1)
         y = nn.Dense(self.factor * self.features)(both)
         return y.reshape(x.shape[0], x.shape[1] * self.factor, self.features)
 

@@ -5,8 +5,6 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import DTypeLike
 
-from arjax.layers.incremental import once
-
 
 class MaskedDense(nn.Module):
     """`y = x (kernel * mask) + bias`.
@@ -40,4 +38,4 @@ class MaskedDense(nn.Module):
 
     def masked_kernel(self, mask: Array) -> Array:
         """The kernel with zeros where `mask` is false. Shape `(in, features)`."""
-        return once(self, "kernel", lambda: jnp.where(mask, self.kernel, 0).astype(self.dtype))
+        return jnp.where(mask, self.kernel, 0).astype(self.dtype)

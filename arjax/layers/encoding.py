@@ -12,8 +12,6 @@ import numpy as np
 from jax import Array
 from jax.typing import DTypeLike
 
-from arjax.layers.incremental import count
-
 
 def check_images(x: Array, channels: int) -> None:
     """Raises `ValueError` unless `x` has the shape `(batch, height, width, channels)`."""
@@ -68,15 +66,14 @@ class Embedding(nn.Module):
         return rows(jnp.floor(x)) * (1 - part) + rows(jnp.floor(x) + 1) * part
 
 
-def coordinates(module: nn.Module, x: Array, shape: tuple[int, ...], dtype: DTypeLike = jnp.float32) -> Array:
+def coordinates(x: Array, shape: tuple[int, ...], dtype: DTypeLike = jnp.float32) -> Array:
     """Where each position of the sequences `x` lies in an event of `shape` that they are flattened from.
 
     Position encoding for what is generated next. `[b, t] -> [1, t, len(shape)]`, each in [-1, 1].
     """
     index = np.stack(np.unravel_index(np.arange(math.prod(shape)), shape), -1)
     table = 2 * index / np.maximum(np.array(shape) - 1, 1) - 1
-    places = count(module, x.shape[1]) % len(table)
-    return jnp.take(jnp.asarray(table, dtype), places, axis=0)[None]
+    return jnp.asarray(np.resize(table, (x.shape[1], len(shape))), dtype)[None]
 
 
 def beside(h: Array, other: Array) -> Array:

@@ -8,14 +8,12 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import DTypeLike
 
-from arjax.layers.incremental import is_incremental
-
 
 class Recurrent(nn.Module):
     """One of Flax's recurrent cells, scanned over a sequence; it starts from zeros.
 
-    An incremental pass takes the carry from the cache and leaves it there, whatever the length of its slice.
-    Truncated back-propagation through time is just that: incremental passes over one window after the other.
+    Where the collection `cache` is mutable, the carry is taken from it and left there: truncated back-propagation
+    through time goes from window to window so.
 
     Attributes:
         cell: the class of the cell, such as `nn.OptimizedLSTMCell` or `nn.GRUCell`.
@@ -37,7 +35,7 @@ class Recurrent(nn.Module):
             return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, self.dtype), carry)
 
         scan = nn.RNN(cell, return_carry=True)
-        if not is_incremental(self):
+        if self.is_initializing() or not self.is_mutable_collection("cache"):
             return scan(x, initial_carry=zeros())[1]
         memory = self.variable("cache", "carry", zeros)
         memory.value, y = scan(x, initial_carry=memory.value)

@@ -38,28 +38,23 @@ class GatedLayer(nn.Module):
     dropout: float
     dtype: DTypeLike
 
-    def setup(self):
-        """Creates the layers; `colours` are the colours of the features, the first layer's input has none."""
+    @nn.compact
+    def __call__(self, v: Array, h: Array, bias: Array, present: Array | None, train: bool) -> tuple[Array, Array]:
+        """The next features of both stacks, `Float[b, h, w, p]`; `present` is added before the horizontal gate."""
         n, past = self.kernel_size, self.kernel_size // 2 + 1
         p, dtype = self.features, self.dtype
         mask = None if self.first else masks.connect(self.colours, np.tile(self.colours, 2), strict=False)
-        self.vertical_conv = CausalConv(2 * p, (past, n), axis=1, dtype=dtype)
-        self.link = nn.Dense(2 * p, dtype=dtype)
-        self.horizontal_conv = CausalConv(2 * p, (1, past), axis=2, use_bias=False, present_mask=mask, dtype=dtype)
-        self.out = MaskedDense(p, p, dtype=dtype)
-        self.dropping = nn.Dropout(self.dropout)
-
-    def vertical(self, v: Array, bias: Array) -> tuple[Array, Array]:
-        """The vertical stack's next features, and what the horizontal stack takes from it, before its gate."""
         vertical_bias, horizontal_bias = jnp.split(bias, 2, axis=-1)
-        v = self.vertical_conv(v)
-        return gate(v + vertical_bias), self.link(v) + horizontal_bias
-
-    def horizontal(self, h: Array, link: Array, train: bool) -> Array:
-        """The horizontal stack's next features."""
-        gated = self.dropping(gate(self.horizontal_conv(h) + link), deterministic=not train)
-        out = self.out(gated, masks.connect(self.colours, self.colours, strict=False))
-        return out if self.first else h + out
+        v = CausalConv(2 * p, (past, n), axis=1, dtype=dtype, name="vertical_conv")(v)
+        link = nn.Dense(2 * p, dtype=dtype, name="link")(v) + horizontal_bias
+        if present is not None:
+            link = link + present
+        conv = CausalConv(2 * p, (1, past), 2, use_bias=False, present_mask=mask, dtype=dtype, name="horizontal_conv")
+        gated = nn.Dropout(self.dropout)(gate(conv(h) + link), deterministic=not train)
+        out = MaskedDense(p, p, dtype=dtype, name="out")(
+            gated, masks.connect(self.colours, self.colours, strict=False)
+        )
+        return gate(v + vertical_bias), out if self.first else h + out
 
 
 class GatedPixelCNN(nn.Module):
@@ -111,10 +106,13 @@ class GatedPixelCNN(nn.Module):
     def __call__(self, x: Array, cond: Any = None, *, train: bool = False) -> Array:
         """Images `Int[b, h, w, channels]` to parameters `Float[b, h, w, channels, num_params]`."""
         check_images(x, self.channels)
-        context = self.condition(cond)
-        check_size(context, x)
-        features = self.horizontal(x, self.vertical(x, context))
-        return self.colours(features, x, train=train)
+        biases = self.condition(cond)
+        check_size(biases, x)
+        v, h = (scale(entry_shift(x, axis), self.output.levels, self.dtype) for axis in (1, 2))
+        present = self.channels_before(x) if self.channels > 1 else None
+        for i, (layer, bias) in enumerate(zip(self.layers, biases, strict=True)):
+            v, h = layer(v, h, bias, None if i else present, train)
+        return self.head(h)
 
     def condition(self, cond: Any) -> list[Array]:
         """The biases of each layer's units, equations 4 and 5: `[Float[b or 1, h or 1, w or 1, 4p]]`."""
@@ -123,32 +121,14 @@ class GatedPixelCNN(nn.Module):
             return [jnp.zeros((1, 1, 1, 4 * self.features), self.dtype)] * self.num_layers
         return jnp.split(self.projection(s), self.num_layers, axis=-1)
 
-    def vertical(self, rows: Array, context: list[Array]) -> list[Array]:
-        """What each horizontal layer takes from the rows above: `[Float[b, h, w, 2p]]`."""
-        v = scale(entry_shift(self, rows, axis=1), self.output.levels, self.dtype)
-        links = []
-        for layer, bias in zip(self.layers, context, strict=True):
-            v, link = layer.vertical(v, bias)
-            links.append(link)
-        return links
+    def channels_before(self, x: Array) -> Array:
+        """What the first horizontal units of each colour see of the present pixel: the colours before their own."""
+        units = np.tile(masks.colours(self.features, self.channels), 2)
+        mask = masks.connect(np.arange(self.channels), units, strict=True)
+        return self.present(scale(x, self.output.levels, self.dtype)[..., :-1], mask)
 
-    def horizontal(self, pixels: Array, links: list[Array]) -> tuple[Array, list[Array]]:
-        """The pixels on the left, and the vertical stack."""
-        return scale(entry_shift(self, pixels, axis=2), self.output.levels, self.dtype), links
-
-    def colours(self, features: tuple[Array, list[Array]], pixels: Array, *, train: bool = False) -> Array:
-        """Parameters of each channel of `pixels`, which see the channels before it."""
-        h, links = features
-        if self.channels > 1:
-            present = scale(pixels, self.output.levels, self.dtype)[..., :-1]
-            units = np.tile(masks.colours(self.features, self.channels), 2)
-            mask = masks.connect(np.arange(self.channels), units, strict=True)
-            links = [links[0] + self.present(present, mask), *links[1:]]
-        for layer, link in zip(self.layers, links, strict=True):
-            h = layer.horizontal(h, link, train)
-        return self._head(h)
-
-    def _head(self, h: Array) -> Array:
+    def head(self, h: Array) -> Array:
+        """Parameters of each channel from the horizontal stack."""
         widths = self.features, self.head_features, self.channels * self.output.num_params
         before, hidden, after = (masks.colours(width, self.channels) for width in widths)
         h = nn.relu(self.hidden(nn.relu(h), masks.connect(before, hidden, strict=False)))

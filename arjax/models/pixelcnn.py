@@ -103,8 +103,19 @@ class PixelCNN(nn.Module):
         check_images(x, self.channels)
         context = self.condition(cond)
         check_size(context, x)
-        features = self.horizontal(x, self.vertical(x, context))
-        return self.colours(features, x, train=train)
+        above, left = (scale(entry_shift(x, axis), self.output.levels, self.dtype) for axis in (1, 2))
+        h = self.above(above) + self.left(left)
+        if self.channels > 1:
+            present = scale(x, self.output.levels, self.dtype)[..., :-1]
+            groups = masks.colours(2 * self.features, self.channels)
+            h = h + self.present(present, masks.connect(np.arange(self.channels), groups, strict=True))
+        for block, bias in zip(self.blocks, jnp.split(context, self.num_blocks, -1), strict=True):
+            h = block(h, bias)
+        h = self.dropping(h, deterministic=not train)
+        for layer, (before, after) in zip(self.head, itertools.pairwise(self.widths), strict=True):
+            colours = masks.colours(before, self.channels), masks.colours(after, self.channels)
+            h = layer(nn.relu(h), masks.connect(*colours, strict=False))
+        return h.astype(jnp.float32).reshape(*h.shape[:-1], self.channels, self.output.num_params)
 
     def condition(self, cond: Any) -> Array:
         """The biases of all blocks: `Float[b or 1, h or 1, w or 1, num_blocks * h]`."""
@@ -112,28 +123,3 @@ class PixelCNN(nn.Module):
         if s is None:
             return jnp.zeros((1, 1, 1, self.num_blocks * self.features), self.dtype)
         return self.projection(s)
-
-    def vertical(self, rows: Array, context: Array) -> tuple[Array, Array]:
-        """The first convolution's part in the rows above, and the biases."""
-        above = self.above(scale(entry_shift(self, rows, axis=1), self.output.levels, self.dtype))
-        return above, jnp.broadcast_to(context, (*above.shape[:3], context.shape[-1]))
-
-    def horizontal(self, pixels: Array, links: tuple[Array, Array]) -> tuple[Array, Array]:
-        """The first convolution's part in the rows above and on the left, and the biases."""
-        above, biases = links
-        return above + self.left(scale(entry_shift(self, pixels, axis=2), self.output.levels, self.dtype)), biases
-
-    def colours(self, features: tuple[Array, Array], pixels: Array, *, train: bool = False) -> Array:
-        """Parameters of each channel of `pixels`, which see the channels before it."""
-        h, biases = features
-        if self.channels > 1:
-            present = scale(pixels, self.output.levels, self.dtype)[..., :-1]
-            groups = masks.colours(2 * self.features, self.channels)
-            h = h + self.present(present, masks.connect(np.arange(self.channels), groups, strict=True))
-        for block, bias in zip(self.blocks, jnp.split(biases, self.num_blocks, -1), strict=True):
-            h = block(h, bias)
-        h = self.dropping(h, deterministic=not train)
-        for layer, (before, after) in zip(self.head, itertools.pairwise(self.widths), strict=True):
-            colours = masks.colours(before, self.channels), masks.colours(after, self.channels)
-            h = layer(nn.relu(h), masks.connect(*colours, strict=False))
-        return h.astype(jnp.float32).reshape(*h.shape[:-1], self.channels, self.output.num_params)

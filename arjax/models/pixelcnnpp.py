@@ -22,21 +22,10 @@ from jax import Array, lax
 from jax.typing import DTypeLike
 
 from arjax import distributions
-from arjax.layers import check_images, condition, entry_shift, once, scale
+from arjax.layers import check_images, condition, entry_shift, scale
 from arjax.layers.conv import causal_conv
-from arjax.layers.strided import (
-    Phase,
-    coarser,
-    grow_pixels,
-    grow_rows,
-    raster_conv,
-    runs,
-    shrink_pixels,
-    shrink_rows,
-)
+from arjax.layers.strided import grow_pixels, grow_rows, raster_conv, shrink_pixels, shrink_rows
 
-Links = dict[str, Any]
-"""`blocks`: what each block of the second stream takes from the first, and its bias; `coarse`: those below."""
 Biases = tuple[list[Array], list[Array]]
 """For each block of the first and of the second stream."""
 
@@ -46,13 +35,14 @@ def concat_elu(x: Array) -> Array:
     return nn.elu(jnp.concatenate([x, -x], -1))
 
 
-def dense(module: nn.Module, x: Array, kernel: Array) -> Array:
+def dense(x: Array, kernel: Array) -> Array:
     """A 1 x 1 convolution."""
     return x @ kernel
 
 
-def _rows_conv(module: nn.Module, x: Array, kernel: Array) -> Array:
-    return causal_conv(module, x, kernel, axis=1)
+def rows_conv(x: Array, kernel: Array) -> Array:
+    """Sees the rows above and the present one."""
+    return causal_conv(x, kernel, axis=1)
 
 
 class WeightNorm(nn.Module):
@@ -62,7 +52,7 @@ class WeightNorm(nn.Module):
     over the batch.
 
     Attributes:
-        operation: `(module, x, kernel, *phases)` to features.
+        operation: `(x, kernel)` to features.
         features: number of output channels.
         kernel_size: shape of the kernel before its input and output channels.
         init_scale: standard deviation of the first outputs.
@@ -76,7 +66,7 @@ class WeightNorm(nn.Module):
     dtype: DTypeLike = jnp.float32
 
     @nn.compact
-    def __call__(self, x: Array, *phases: Phase) -> Array:
+    def __call__(self, x: Array) -> Array:
         """Maps `Float[b, *places, in]` to `Float[b, *places', features]`."""
         v = self.param(
             "v", nn.initializers.normal(0.05), (*self.kernel_size, x.shape[-1], self.features), jnp.float32
@@ -84,7 +74,7 @@ class WeightNorm(nn.Module):
         axes = tuple(range(v.ndim - 1))
         unit = v * lax.rsqrt(jnp.sum(v**2, axes, keepdims=True))
         if self.is_initializing():
-            y = self.operation(self, x.astype(jnp.float32), unit, *phases)
+            y = self.operation(x.astype(jnp.float32), unit)
             axes = tuple(range(y.ndim - 1))
             mean = y.mean(axes, keepdims=True)
             scale = self.init_scale * lax.rsqrt(y.var(axes, keepdims=True) + 1e-10)
@@ -94,8 +84,8 @@ class WeightNorm(nn.Module):
         scale, bias = (
             self.param(name, nn.initializers.zeros, (self.features,), jnp.float32) for name in ("scale", "bias")
         )
-        kernel = once(self, "kernel", lambda: (unit * jnp.broadcast_to(scale, v.shape)).astype(self.dtype))
-        y = self.operation(self, x.astype(self.dtype), kernel, *phases)
+        kernel = (unit * jnp.broadcast_to(scale, v.shape)).astype(self.dtype)
+        y = self.operation(x.astype(self.dtype), kernel)
         return y + bias.astype(self.dtype).reshape((1,) * (y.ndim - 1) + (-1,))
 
 
@@ -163,7 +153,7 @@ class Level(nn.Module):
         n, downs, ups = self.features, self.num_blocks, self.num_blocks + (self.depth > 0)
         norm = partial(WeightNorm, features=n, dtype=self.dtype)
         block = partial(Block, features=n, dropout=self.dropout, dtype=self.dtype)
-        rows = partial(block, _rows_conv, (2, 3))
+        rows = partial(block, rows_conv, (2, 3))
         pixels = partial(block, raster_conv, (2, 2))
         self.rows_down = [rows(short_cut=False) for _ in range(downs)]
         self.rows_up = [rows(short_cut=True) for _ in range(ups)]
@@ -177,47 +167,30 @@ class Level(nn.Module):
             self.grow_pixels = norm(grow_pixels, kernel_size=(2, 2))
             self.coarse = Level(self.depth - 1, n, self.num_blocks, self.dropout, self.dtype)
 
-    def rows(self, u: Array, context: list[Biases], phase: Phase, train: bool) -> tuple[Array, Links]:
-        """The stream that reads the rows above, and what the other one takes from each of its blocks."""
-        biases_of_rows, biases_of_pixels = context[0]
-        biases = iter(biases_of_rows)
-        outputs, stored, links_below = [], [u], None
-        for block in self.rows_down:
-            u = block(u, next(biases), train)
-            outputs.append(u)
-            stored.append(u)
-        if self.depth:
-            coarse = self.shrink_rows(u)
-            if runs(phase):
-                coarse, links_below = self.coarse.rows(coarse, context[1:], coarser(phase), train)
-            u = self.grow_rows(coarse, phase)
-        else:
-            stored.pop()
-        for block in self.rows_up:
-            u = block(u, next(biases), train, earlier=stored.pop())
-            outputs.append(u)
-        links = [link(concat_elu(u)) for link, u in zip(self.links, outputs, strict=True)]
-        return u, {"blocks": list(zip(links, biases_of_pixels, strict=True)), "coarse": links_below}
+    def __call__(self, u: Array, h: Array, biases: list[Biases], train: bool) -> tuple[Array, Array]:
+        """The next features of both streams, `Float[b, h, w, features]` each, at the same size."""
+        of_rows, of_pixels = (iter(part) for part in biases[0])
+        links = iter(self.links)
+        stored_rows, stored = [u], [h]
 
-    def pixels(self, h: Array, links: Links, row: Phase, column: Phase, train: bool) -> Array:
-        """The stream that also reads the pixels on the left."""
-        blocks = iter(links["blocks"])
-        stored = [h]
-        for block in self.pixels_down:
-            link, bias = next(blocks)
-            h = block(h, bias, train, link=link)
+        def pair(rows: Block, pixels: Block, earlier: tuple[Array | None, Array | None] = (None, None)) -> None:
+            nonlocal u, h
+            u = rows(u, next(of_rows), train, earlier=earlier[0])
+            h = pixels(h, next(of_pixels), train, link=next(links)(concat_elu(u)), earlier=earlier[1])
+
+        for rows, pixels in zip(self.rows_down, self.pixels_down, strict=True):
+            pair(rows, pixels)
+            stored_rows.append(u)
             stored.append(h)
         if self.depth:
-            coarse = self.shrink_pixels(h, row)
-            if runs(row, column):
-                coarse = self.coarse.pixels(coarse, links["coarse"], coarser(row), coarser(column), train)
-            h = self.grow_pixels(coarse, row, column)
+            u, h = self.coarse(self.shrink_rows(u), self.shrink_pixels(h), biases[1:], train)
+            u, h = self.grow_rows(u), self.grow_pixels(h)
         else:
+            stored_rows.pop()
             stored.pop()
-        for block in self.pixels_up:
-            link, bias = next(blocks)
-            h = block(h, bias, train, link=link, earlier=stored.pop())
-        return h
+        for rows, pixels in zip(self.rows_up, self.pixels_up, strict=True):
+            pair(rows, pixels, (stored_rows.pop(), stored.pop()))
+        return u, h
 
 
 class PixelCNNPP(nn.Module):
@@ -246,8 +219,8 @@ class PixelCNNPP(nn.Module):
     def setup(self):
         """Creates the layers."""
         norm = partial(WeightNorm, features=self.features, dtype=self.dtype)
-        self.first_rows = norm(_rows_conv, kernel_size=(2, 3))
-        self.first_above = norm(_rows_conv, kernel_size=(1, 3))
+        self.first_rows = norm(rows_conv, kernel_size=(2, 3))
+        self.first_above = norm(rows_conv, kernel_size=(1, 3))
         self.first_left = norm(raster_conv, kernel_size=(2, 1))
         self.level = Level(self.num_levels - 1, self.features, self.num_blocks, self.dropout, self.dtype)
         if self.conditioning is not None:
@@ -273,8 +246,11 @@ class PixelCNNPP(nn.Module):
             raise ValueError(
                 f"with {self.num_levels} levels {self.period} has to divide height and width, got {x.shape}"
             )
-        links = self.vertical(x, self.condition(cond), train=train)
-        return self.colours(self.horizontal(x, links, train=train), x)
+        above, left = (scale(entry_shift(x, axis), self.output.levels, self.dtype) for axis in (1, 2))
+        h = self.first_above(above) + self.first_left(left)
+        _, h = self.level(self.first_rows(above), h, self.condition(cond), train)
+        joint = self.head(nn.elu(h)).astype(jnp.float32)
+        return self.output.of_channels(joint, x)
 
     def condition(self, cond: Any) -> list[Biases]:
         """The biases of the blocks of both streams, by level."""
@@ -288,29 +264,3 @@ class PixelCNNPP(nn.Module):
             raise ValueError(f"cond: what has no location is wanted, got a map of shape {s.shape}")
         rest = iter(biases)
         return [([next(rest) for _ in range(count)], [next(rest) for _ in range(count)]) for count in pairs]
-
-    def vertical(
-        self, rows: Array, context: list[Biases], phase: Phase = None, *, train: bool = False
-    ) -> tuple[Array, Links]:
-        """What the second stream takes from the rows above."""
-        x = scale(entry_shift(self, rows, axis=1), self.output.levels, self.dtype)
-        _, links = self.level.rows(self.first_rows(x), context, phase, train)
-        return self.first_above(x), links
-
-    def horizontal(
-        self,
-        pixels: Array,
-        links: tuple[Array, Links],
-        phase: tuple[Phase, Phase] = (None, None),
-        *,
-        train: bool = False,
-    ) -> Array:
-        """The joint parameters of each pixel's channels: `Float[b, h, w, num_joint_params]`."""
-        above, links_of_blocks = links
-        x = scale(entry_shift(self, pixels, axis=2), self.output.levels, self.dtype)
-        h = self.level.pixels(above + self.first_left(x), links_of_blocks, *phase, train)
-        return self.head(nn.elu(h)).astype(jnp.float32)
-
-    def colours(self, features: Array, pixels: Array) -> Array:
-        """Parameters of each channel of `pixels`, which depend on the channels before it."""
-        return self.output.of_channels(features, pixels)

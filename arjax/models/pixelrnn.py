@@ -17,6 +17,7 @@ quite all: the features of a row's last pixel do not know its value, by mask A, 
 it. Here the first layer's LSTM that runs to the left is given what the first convolution sees of the rows above.
 """
 
+import dataclasses
 import itertools
 from typing import Any
 
@@ -27,19 +28,11 @@ from jax import Array, lax
 from jax.typing import DTypeLike
 
 from arjax import distributions, masks
-from arjax.layers import (
-    CausalConv,
-    MaskedDense,
-    check_images,
-    check_size,
-    condition,
-    entry_shift,
-    from_above,
-    is_incremental,
-    once,
-    scale,
-)
-from arjax.layers.incremental import leave_below
+from arjax.incremental.custom import custom
+from arjax.incremental.level import NoRule
+from arjax.incremental.memories import Carried
+from arjax.incremental.rules import chained
+from arjax.layers import CausalConv, MaskedDense, check_images, check_size, condition, entry_shift, scale, shift
 
 
 def lstm(gates: Array, cell: Array) -> tuple[Array, Array]:
@@ -71,28 +64,66 @@ def unskew(x: Array) -> Array:
     return padded.reshape(*batch, height, length + 1, features)[..., : length + 1 - height, :]
 
 
-def scan_diagonals(gates: Array, kernel: Array) -> Array:
-    """Hidden states of n LSTMs that start at the top left, in one scan over the diagonals.
+def scan_diagonals(right: Array, left: Array, kernel: Array) -> tuple[Array, Array]:
+    """Hidden states of two LSTMs that start at the top left, in one scan over the diagonals.
 
     Args:
-        gates: input-to-state part, `Float[n, b, h, w, 4f]`.
-        kernel: state-to-state part, `Float[n, 2f, 4f]`, for the states above and on the left.
+        right: input-to-state part of the one, `Float[b, h, w, 4f]`.
+        left: of the other, likewise, of an image turned left to right.
+        kernel: state-to-state part, `Float[2, 2f, 4f]`, for the states above and on the left.
 
     Returns:
-        `Float[n, b, h, w, f]`.
+        Two `Float[b, h, w, f]`.
     """
 
     def next_diagonal(state: tuple[Array, Array], gates: Array) -> tuple[tuple[Array, Array], Array]:
-        left, cell = state
-        above = jnp.pad(left[:, :, :-1], ((0, 0), (0, 0), (1, 0), (0, 0)))
-        before = jnp.concatenate([above, left], axis=-1)
+        beside, cell = state
+        above = jnp.pad(beside[:, :, :-1], ((0, 0), (0, 0), (1, 0), (0, 0)))
+        before = jnp.concatenate([above, beside], axis=-1)
         hidden, cell = lstm(gates + _product("nbhi,nio->nbho", before, kernel), cell)
         return (hidden, cell), hidden
 
-    diagonals = jnp.moveaxis(skew(gates), 3, 0)
+    diagonals = jnp.moveaxis(skew(jnp.stack([right, left])), 3, 0)
     start = jnp.zeros((*diagonals.shape[1:-1], kernel.shape[-1] // 4), jnp.float32)
     _, hidden = lax.scan(next_diagonal, (start, start), diagonals)
-    return unskew(jnp.moveaxis(hidden, 0, 3))
+    right, left = unskew(jnp.moveaxis(hidden, 0, 3))
+    return right, left
+
+
+def scan_row(above: Array, gates: Array, kernel: Array) -> Array:
+    """Hidden states of the next row, `Float[b, 1, w, f]`, from those above and the input-to-state part."""
+    of_above, of_beside = jnp.split(kernel, 2)
+    gates = gates + _product("bhwi,io->bhwo", above, of_above)
+
+    def next_pixel(state: tuple[Array, Array], gates: Array) -> tuple[tuple[Array, Array], Array]:
+        hidden, cell = lstm(gates + _product("bi,io->bo", state[0], of_beside), state[1])
+        return (hidden, cell), hidden
+
+    start = jnp.zeros_like(above[:, 0, 0])
+    _, hidden = lax.scan(next_pixel, (start, start), jnp.moveaxis(gates[:, 0], 1, 0))
+    return jnp.moveaxis(hidden, 0, 1)[:, None]
+
+
+def _row_by_row(level: Any, ins: list[Any]) -> list[Any]:
+    """How a sampler that goes through the rows makes what `scan_diagonals` makes: each row from the one above."""
+    *gates, kernel = ins
+    if [getattr(a, "axis", None) for a in gates] != [1, 1]:
+        raise NoRule("diagonals along another axis")
+    results = []
+    for a, own in zip(map(level.ended, gates), kernel.value, strict=True):
+        shape = (*a.shape[:-1], a.shape[-1] // 4)
+        state = Carried(level, jnp.zeros((shape[0], 1, *shape[2:]), jnp.float32))
+
+        def next_row(above: Array, gates: Array, own: Array = own) -> tuple[Array, Array]:
+            hidden = scan_row(above, gates, own)
+            return hidden, hidden
+
+        (pieces,) = chained([state], [a.pieces], next_row, 1)
+        results.append(dataclasses.replace(a, pieces=pieces, shape=shape, dtype=jnp.float32))
+    return results
+
+
+both_diagonals = custom(scan_diagonals, _row_by_row)
 
 
 class RowLSTM(nn.Module):
@@ -122,36 +153,20 @@ class RowLSTM(nn.Module):
         """The bias of the gates, by the features of `cond`."""
         return jnp.zeros((1, 1, 1, 1), self.dtype) if s is None else self.projection(s)
 
-    def vertical(self, above: Array, bias: Array) -> Array:
-        """The bias of the gates, to which the rows above add nothing."""
-        return bias
-
-    def __call__(self, x: Array, bias: Array) -> Array:
+    def __call__(self, x: Array, bias: Array, above: Array | None) -> Array:
         """`Float[b, h, w, 2 * features]` and a bias of the gates to hidden states `Float[b, h, w, features]`."""
-        h = self.features
-        kernel = once(self, "kernel", lambda: self.kernel.astype(self.dtype))
+        kernel = self.kernel.astype(self.dtype)
         gates = (self.input_to_state(x) + bias).astype(jnp.float32)
-        start = jnp.zeros((len(x), 1, x.shape[2], 2 * h), jnp.float32)
 
-        def below(states: Array) -> Array:
-            """What a row gives to the next one: state-to-state part of the gates, cells."""
-            hidden, cell = jnp.split(states, 2, axis=-1)
+        def next_row(state: tuple[Array, Array], gates: Array) -> tuple[tuple[Array, Array], Array]:
+            hidden, cell = state
             near = _neighbours(hidden, self.kernel_size)
-            return jnp.concatenate([_product("bhwi,io->bhwo", near, kernel), cell], axis=-1)
+            hidden, cell = lstm(gates + _product("bwi,io->bwo", near, kernel), cell)
+            return (hidden, cell), hidden
 
-        def states(gates: Array, above: Array) -> Array:
-            return jnp.concatenate(lstm(gates + above[..., : 4 * h], above[..., 4 * h :]), axis=-1)
-
-        def next_row(above: Array, gates: Array) -> tuple[Array, Array]:
-            row = states(gates, below(above))
-            return row, row[..., :h]
-
-        if is_incremental(self):
-            row = states(gates, from_above(self, start, below))
-            leave_below(self, row)
-            return row[..., :h]
-        _, hidden = lax.scan(next_row, start, jnp.moveaxis(gates, 1, 0)[:, :, None])
-        return jnp.moveaxis(hidden[:, :, 0], 0, 1)
+        start = jnp.zeros((x.shape[0], x.shape[2], self.features), jnp.float32)
+        _, hidden = lax.scan(next_row, (start, start), jnp.moveaxis(gates, 1, 0))
+        return jnp.moveaxis(hidden, 0, 1)
 
 
 class DiagonalBiLSTM(nn.Module):
@@ -187,45 +202,19 @@ class DiagonalBiLSTM(nn.Module):
         right, left = jnp.split(self.projection(s), 2, axis=-1)
         return right, left
 
-    def vertical(self, above: Array, bias: tuple[Array, Array]) -> tuple[Array, Array]:
-        """The biases, to which features of the rows above add what the LSTM that runs to the left may see."""
-        right, left = bias
-        return right, left + self.link(above)
+    def __call__(self, x: Array, bias: tuple[Array, Array], above: Array | None) -> Array:
+        """`Float[b, h, w, 2 * features]` and biases of the gates to hidden states `Float[b, h, w, features]`.
 
-    def __call__(self, x: Array, bias: tuple[Array, Array]) -> Array:
-        """`Float[b, h, w, 2 * features]` and biases of the gates to hidden states `Float[b, h, w, features]`."""
-        kernel = once(self, "kernel", lambda: self.kernel.astype(self.dtype))
+        `above` are features of the rows above, for the LSTM that runs to the left.
+        """
         gates = self.input_to_state(x, _gates_mask(self.features, self.channels, 8)).astype(jnp.float32)
         right, left = jnp.split(gates, 2, axis=-1)
         right_bias, left_bias = (array.astype(jnp.float32) for array in bias)
-        if is_incremental(self):
-            return self._next(right + right_bias, left, left_bias, kernel)
-        left = jnp.pad(left[:, :-1], ((0, 0), (1, 0), (0, 0), (0, 0))) + left_bias
-        right, left = scan_diagonals(jnp.stack([right + right_bias, left[:, :, ::-1]]), kernel)
+        left = shift(left, axis=1) + left_bias
+        if above is not None:
+            left = left + self.link(above).astype(jnp.float32)
+        right, left = both_diagonals(right + right_bias, left[:, :, ::-1], self.kernel.astype(self.dtype))
         return right + left[:, :, ::-1]
-
-    def _next(self, right: Array, left: Array, left_bias: Array, kernel: Array) -> Array:
-        """Hidden states of the next pixel; before the first of a row, the LSTM to the left runs over all of it."""
-        h = self.features
-        (above_right, beside_right), (above_left, beside_left) = kernel.reshape(2, 2, h, 4 * h)
-
-        def below(row: Array) -> Array:
-            """What a row gives to the next: a part of the gates to the right, hidden states to the left."""
-            hidden, gates = jnp.split(row, [h], axis=-1)
-            before = self.get_variable("cache", "left", jnp.zeros_like(hidden))
-            states = _scan_row(gates + left_bias + _dot(before, above_left), beside_left)
-            self.put_variable("cache", "left", states)
-            return jnp.concatenate([_dot(hidden, above_right), states], axis=-1)
-
-        above = from_above(self, jnp.zeros((*left.shape[:-1], 5 * h), jnp.float32), below)
-        if not is_incremental(self, axis=2):
-            return above[..., 4 * h :]
-        start = jnp.zeros_like(left[..., :h])
-        hidden, cell = self.get_variable("cache", "state", (start, start))
-        hidden, cell = lstm(right + above[..., : 4 * h] + _dot(hidden, beside_right), cell)
-        self.put_variable("cache", "state", (hidden, cell))
-        leave_below(self, jnp.concatenate([hidden, left], axis=-1))
-        return hidden + above[..., 4 * h :]
 
 
 class PixelRNN(nn.Module):
@@ -276,43 +265,29 @@ class PixelRNN(nn.Module):
         check_images(x, self.channels)
         context = self.condition(cond)
         check_size(context, x)
-        features = self.horizontal(x, self.vertical(x, context))
-        return self.colours(features, x, train=train)
+        above, left = (scale(entry_shift(x, axis), self.output.levels, self.dtype) for axis in (1, 2))
+        above = self.above(above)
+        h = above + self.left(left)
+        narrow, wide = (masks.colours(width, self.channels) for width in (self.features, 2 * self.features))
+        if self.channels > 1:
+            present = scale(x, self.output.levels, self.dtype)[..., :-1]
+            h = h + self.present(present, masks.connect(np.arange(self.channels), wide, strict=True))
+        states = []
+        for i, (layer, expand, bias) in enumerate(zip(self.layers, self.expansions, context, strict=True)):
+            state = layer(h, bias, None if i else above).astype(self.dtype)
+            states.append(self.dropping(state, deterministic=not train))
+            h = h + expand(states[-1], masks.connect(narrow, wide, strict=False))
+        every = np.tile(narrow, self.num_layers)
+        h = h + self.skips(jnp.concatenate(states, axis=-1), masks.connect(every, wide, strict=False))
+        for layer, (before, after) in zip(self.head, itertools.pairwise(self.widths), strict=True):
+            colours = masks.colours(before, self.channels), masks.colours(after, self.channels)
+            h = layer(nn.relu(h), masks.connect(*colours, strict=False))
+        return h.astype(jnp.float32).reshape(*h.shape[:-1], self.channels, self.output.num_params)
 
     def condition(self, cond: Any) -> list[Any]:
         """The biases of each layer's gates, `Float[b or 1, h or 1, w or 1, 4 * features or 1]`."""
         s = condition(self.conditioning, cond)
         return [layer.condition(s) for layer in self.layers]
-
-    def vertical(self, rows: Array, context: list[Any]) -> tuple[Array, list[Any]]:
-        """The first convolution's part in the rows above, and the biases."""
-        above = self.above(scale(entry_shift(self, rows, axis=1), self.output.levels, self.dtype))
-        first, *others = context
-        return above, [self.layers[0].vertical(above, first), *others]
-
-    def horizontal(self, pixels: Array, links: tuple[Array, list[Any]]) -> tuple[Array, list[Any]]:
-        """The first convolution's part in the rows above and on the left, and the biases."""
-        above, biases = links
-        return above + self.left(scale(entry_shift(self, pixels, axis=2), self.output.levels, self.dtype)), biases
-
-    def colours(self, features: tuple[Array, list[Any]], pixels: Array, *, train: bool = False) -> Array:
-        """Parameters of each channel of `pixels`, which see the channels before it."""
-        x, biases = features
-        narrow, wide = (masks.colours(width, self.channels) for width in (self.features, 2 * self.features))
-        if self.channels > 1:
-            present = scale(pixels, self.output.levels, self.dtype)[..., :-1]
-            x = x + self.present(present, masks.connect(np.arange(self.channels), wide, strict=True))
-        states = []
-        for layer, expand, bias in zip(self.layers, self.expansions, biases, strict=True):
-            state = layer(x, bias).astype(self.dtype)
-            states.append(self.dropping(state, deterministic=not train))
-            x = x + expand(states[-1], masks.connect(narrow, wide, strict=False))
-        every = np.tile(narrow, self.num_layers)
-        x = x + self.skips(jnp.concatenate(states, axis=-1), masks.connect(every, wide, strict=False))
-        for layer, (before, after) in zip(self.head, itertools.pairwise(self.widths), strict=True):
-            colours = masks.colours(before, self.channels), masks.colours(after, self.channels)
-            x = layer(nn.relu(x), masks.connect(*colours, strict=False))
-        return x.astype(jnp.float32).reshape(*x.shape[:-1], self.channels, self.output.num_params)
 
 
 def _gates_mask(features: int, channels: int, gates: int) -> Any:
@@ -330,24 +305,8 @@ def _product(axes: str, x: Array, kernel: Array) -> Array:
     return jnp.einsum(axes, x.astype(kernel.dtype), kernel, preferred_element_type=jnp.float32)
 
 
-def _dot(x: Array, kernel: Array) -> Array:
-    return _product("bhwi,io->bhwo", x, kernel)
-
-
 def _neighbours(x: Array, count: int) -> Array:
-    """The features of so many pixels around each one in its row: `[b, h, w, c] -> [b, h, w, count * c]`."""
-    width = x.shape[2]
-    padded = jnp.pad(x, ((0, 0), (0, 0), (count // 2, count // 2), (0, 0)))
-    return jnp.concatenate([padded[:, :, i : i + width] for i in range(count)], axis=-1)
-
-
-def _scan_row(gates: Array, kernel: Array) -> Array:
-    """Hidden states of an LSTM that runs over a row from the right: `Float[b, 1, w, 4h] -> Float[b, 1, w, h]`."""
-
-    def next_pixel(state: tuple[Array, Array], gates: Array) -> tuple[tuple[Array, Array], Array]:
-        hidden, cell = lstm(gates + _product("bi,io->bo", state[0], kernel), state[1])
-        return (hidden, cell), hidden
-
-    start = jnp.zeros((len(gates), kernel.shape[0]), jnp.float32)
-    _, hidden = lax.scan(next_pixel, (start, start), jnp.moveaxis(gates[:, 0], 1, 0), reverse=True)
-    return jnp.moveaxis(hidden, 0, 1)[:, None]
+    """The features of so many pixels around each one in its row: `[b, w, c] -> [b, w, count * c]`."""
+    width = x.shape[1]
+    padded = jnp.pad(x, ((0, 0), (count // 2, count // 2), (0, 0)))
+    return jnp.concatenate([padded[:, i : i + width] for i in range(count)], axis=-1)

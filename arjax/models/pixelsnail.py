@@ -25,7 +25,7 @@ from jax import Array
 from jax.typing import DTypeLike
 
 from arjax import distributions, orderings
-from arjax.layers import Attention, beside, check_images, condition, count, delays, entry_shift, neighbours, scale
+from arjax.layers import Attention, beside, check_images, condition, entry_shift, neighbours, scale, shift
 from arjax.models.pixelcnnpp import WeightNorm, dense
 
 AROUND = ((-1, -1), (-1, 0), (0, -1), (0, 0))
@@ -34,16 +34,16 @@ ABOVE_AND_LEFT = ((-1, -1), (-1, 0), (-1, 1), (0, -1))
 """Those of the first layer, which must not see the pixel itself."""
 
 
-def conv(module: nn.Module, x: Array, kernel: Array, table: np.ndarray) -> Array:
+def conv(x: Array, kernel: Array, table: np.ndarray) -> Array:
     """A convolution over the pixels that `table` names for each one; kernel `(taps, in, out)`."""
-    return neighbours(module, x, table) @ kernel.reshape(-1, kernel.shape[-1])
+    return neighbours(x, table) @ kernel.reshape(-1, kernel.shape[-1])
 
 
 class Residual(nn.Module):
     """A gated residual block.
 
     Attributes:
-        operation: `(module, x, kernel)` to features: a convolution, or `dense`.
+        operation: `(x, kernel)` to features: a convolution, or `dense`.
         features: channels in and out.
         kernel_size: shape of the operation's kernel before its input and output channels.
         dropout: rate of dropout between its two operations, in training.
@@ -92,7 +92,7 @@ class AttentionBlock(nn.Module):
         norm = partial(WeightNorm, dense, dtype=self.dtype)
         block = partial(Residual, dense, dropout=self.dropout, dtype=self.dtype)
         before, present = places
-        content = beside(jnp.concatenate([pixels, delays(self, h, 2, 1, axis=1)[0]], -1), before)
+        content = beside(jnp.concatenate([pixels, shift(h, axis=1)], -1), before)
         content = block(content.shape[-1])(content, train)
         keys, values = jnp.split(
             norm(self.key_features + self.value_features)(content), [self.key_features], axis=-1
@@ -200,8 +200,8 @@ class PixelSNAIL(nn.Module):
 
     def conditionals(self, x: Array, context: Sequence[Array | None], *, train: bool = False) -> Array:
         """The joint parameters of pixels in the order of generation: `Float[b, t, num_joint_params]`."""
-        pixels = scale(entry_shift(self, x, axis=1), self.output.levels, self.dtype)
-        places = self._places(count(self, x.shape[1]))
+        pixels = scale(entry_shift(x, axis=1), self.output.levels, self.dtype)
+        places = self._places()
         h, biases = self.first(pixels), iter(context)
         for residuals, attention in zip(self.residuals, self.attentions, strict=True):
             for block in residuals:
@@ -216,11 +216,10 @@ class PixelSNAIL(nn.Module):
     def _pixel_ranks(self) -> np.ndarray:
         return np.arange(self.size) if self.ordering is None else orderings.check(self.ordering, (self.size,))
 
-    def _places(self, numbers: Array) -> tuple[Array, Array]:
+    def _places(self) -> tuple[Array, Array]:
         """Where the pixel before each lies, zeros before the first, and where it lies: two `Float[1, t, 2]`."""
         height, width, _ = self.event
         order = orderings.inverse(self._pixel_ranks())
         table = np.stack([order // width / height - 0.5, order % width / width - 0.5], -1)
-        places = jnp.asarray(np.pad(table, ((1, 0), (0, 0))), self.dtype)
-        before, present = (jnp.take(places, numbers + i, axis=0)[None] for i in range(2))
-        return before, present
+        places = jnp.asarray(np.pad(table, ((1, 0), (0, 0))), self.dtype)[None]
+        return places[:, :-1], places[:, 1:]

@@ -68,22 +68,21 @@ class RNN(nn.Module):
         check_sequences(x)
         context = self.condition(cond)
         check_length(context, x)
-        return self.conditionals(x, context, train=train)
-
-    def condition(self, cond: Any) -> list[Array | None]:
-        """A bias of every layer's input: `Float[b, t or 1, features]`."""
-        s = condition(self.conditioning, cond, axes=1)
-        return [None] * self.num_layers if s is None else [projection(s) for projection in self.projections]
-
-    def conditionals(self, x: Array, context: list[Array | None], *, train: bool = False) -> Array:
-        """Parameters of the positions of `x`."""
-        h = self.embedding(entry_shift(self, x, axis=1))
+        before = entry_shift(x, axis=1)
+        if self.has_variable("before", "x"):
+            before = before.at[:, :1].set(self.get_variable("before", "x"))
+        h = self.embedding(before)
         for i, (layer, bias) in enumerate(zip(self.layers, context, strict=True)):
             if i:
                 h = self.dropping(h, deterministic=not train)
             if bias is not None:
                 h = h + bias
             if i == 0 and self.positions is not None:
-                h = beside(h, coordinates(self, x, self.positions, self.dtype))
+                h = beside(h, coordinates(x, self.positions, self.dtype))
             h = layer(h)
         return self.head(self.dropping(h, deterministic=not train)).astype(jnp.float32)
+
+    def condition(self, cond: Any) -> list[Array | None]:
+        """A bias of every layer's input: `Float[b, t or 1, features]`."""
+        s = condition(self.conditioning, cond, axes=1)
+        return [None] * self.num_layers if s is None else [projection(s) for projection in self.projections]

@@ -71,20 +71,16 @@ class TemporalConv(nn.Module):
         check_sequences(x)
         context = self.condition(cond)
         check_length(context, x)
-        return self.conditionals(x, context, train=train)
-
-    def condition(self, cond: Any) -> list[Array | None]:
-        """A bias of every convolution: `Float[b, t or 1, features]`."""
-        s = condition(self.conditioning, cond, axes=1)
-        return [None] * len(self.dilations) if s is None else [projection(s) for projection in self.projections]
-
-    def conditionals(self, x: Array, context: list[Array | None], *, train: bool = False) -> Array:
-        """Parameters of the positions of `x`."""
-        h = self.embedding(entry_shift(self, x, axis=1))
+        h = self.embedding(entry_shift(x, axis=1))
         if self.positions is not None:
-            h = beside(h, coordinates(self, x, self.positions, self.dtype))
+            h = beside(h, coordinates(x, self.positions, self.dtype))
         h = self.first(h)
         for conv, bias in zip(self.convs, context, strict=True):
             y = conv(self.dropping(nn.relu(h), deterministic=not train))
             h = h + (y if bias is None else y + bias)
         return self.head(nn.relu(h)).astype(jnp.float32)
+
+    def condition(self, cond: Any) -> list[Array | None]:
+        """A bias of every convolution: `Float[b, t or 1, features]`."""
+        s = condition(self.conditioning, cond, axes=1)
+        return [None] * len(self.dilations) if s is None else [projection(s) for projection in self.projections]

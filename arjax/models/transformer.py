@@ -26,7 +26,7 @@ from jax import Array
 from jax.typing import DTypeLike
 
 from arjax import distributions, orderings
-from arjax.layers import Attention, Dense, Embedding, condition, count, entry_shift, once, scale
+from arjax.layers import Attention, Dense, Embedding, condition, entry_shift, scale
 
 
 class Block(nn.Module):
@@ -212,19 +212,17 @@ class Transformer(nn.Module):
     ) -> Array:
         """Parameters of positions in the order of generation, `Float[b, t, num_joint_params]`."""
         ranks = self._order(train=False) if ranks is None else ranks
-        numbers = count(self, x.shape[1])
-        before = entry_shift(self, x, axis=1)
+        length = x.shape[1]
+        before = entry_shift(x, axis=1)
         if self.channels:
             before = scale(before, self.output.levels, self.dtype)
         h = self.embedding(before)
         rotations = None
         if self.positions == "learned":
-            table = once(self, "places", lambda: self._embedded(ranks))
-            h = h + jnp.take(table, numbers, axis=0)[None]
+            h = h + self._embedded(ranks)[None, :length]
         else:
-            angles = once(self, "angles", lambda: self._angles(ranks))
-            read, following = jnp.take(angles, numbers, axis=0), jnp.take(angles, numbers + 1, axis=0)
-            rotations = following, read
+            angles = self._angles(ranks)
+            rotations = angles[1 : length + 1], angles[:length]
         if context is not None:
             h = h + context
         h = self.dropping(h, deterministic=not train)

@@ -103,16 +103,7 @@ class WaveNet(nn.Module):
         check_sequences(x)
         context = self.condition(cond)
         check_length(context, x)
-        return self.conditionals(x, context, train=train)
-
-    def condition(self, cond: Any) -> list[Array | None]:
-        """What every layer's units get of `cond`, equations 3 and 4: `Float[b, t or 1, 2 gate_features]`."""
-        s = condition(self.conditioning, cond, axes=1)
-        return [None] * len(self.dilations) if s is None else [projection(s) for projection in self.projections]
-
-    def conditionals(self, x: Array, context: list[Array | None], *, train: bool = False) -> Array:
-        """Parameters of the positions of `x`."""
-        h = self._enter(entry_shift(self, x, axis=1))
+        h = self._enter(entry_shift(x, axis=1))
         units = []
         for i, (conv, bias) in enumerate(zip(self.convs, context, strict=True)):
             y = conv(self.dropping(h, deterministic=not train))
@@ -122,6 +113,11 @@ class WaveNet(nn.Module):
                 h = h + self.residuals[i](units[-1])
         s = self.hidden(nn.relu(self.skip(jnp.concatenate(units, -1))))
         return self.head(nn.relu(s)).astype(jnp.float32)
+
+    def condition(self, cond: Any) -> list[Array | None]:
+        """What every layer's units get of `cond`, equations 3 and 4: `Float[b, t or 1, 2 gate_features]`."""
+        s = condition(self.conditioning, cond, axes=1)
+        return [None] * len(self.dilations) if s is None else [projection(s) for projection in self.projections]
 
     def _enter(self, x: Array) -> Array:
         levels = self.output.levels
