@@ -69,7 +69,7 @@ def measure(model: Any, splits: list[data.Dataset], epochs: int, samples: int, s
     first = next(batches)
     state = training.create_state(model, optimizer, seed, first)
     step, compile_seconds = common.compiled(
-        training.train_step, state, first, model=model, optimizer=optimizer, ema_decay=0.99
+        training._train_step, state, first, model=model, optimizer=optimizer, ema_decay=0.99
     )
 
     def bits_per_dim(params: Any, dataset: data.Dataset) -> float:

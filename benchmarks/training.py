@@ -51,7 +51,7 @@ def measure(
     optimizer = training.default_optimizer(1e-3, steps=10_000)
     state = training.create_state(model, optimizer, 0, data)
     step, compile_seconds = common.compiled(
-        training.train_step, state, data, model=model, optimizer=optimizer, ema_decay=0.999
+        training._train_step, state, data, model=model, optimizer=optimizer, ema_decay=0.999
     )
 
     def run() -> Any:

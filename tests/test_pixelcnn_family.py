@@ -375,4 +375,4 @@ def test_kernels_made_before_the_loop_are_those_made_in_it(name, monkeypatch):
     monkeypatch.setattr("arjax.sampling._fixed", lambda *args: {})
     args = model, variables, Plan(noise), None, jnp.float32(1), None, "cached"
     within, _ = arjax.sampling._sample.__wrapped__(*args)
-    np.testing.assert_array_equal(before, within)
+    np.testing.assert_array_equal(before, within.values)

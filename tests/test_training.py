@@ -126,9 +126,9 @@ def test_evaluate_is_the_mean_over_examples(conditional):
     everything = next(training.with_cond([{"x": VALID.x.astype(np.int32), "label": VALID.labels}], conditional))
     uneven = [jax.tree.map(lambda a, i=i: a[i : i + 8], everything) for i in range(0, 27, 8)]
     params = training.create_state(MODEL, OPTIMIZER, 0, everything).params
-    compiled = training.eval_step._cache_size()
+    compiled = training._eval_step._cache_size()
     got = training.evaluate(MODEL, params, uneven)
-    assert training.eval_step._cache_size() == compiled + 2
+    assert training._eval_step._cache_size() == compiled + 2
     want = np.asarray(training.eval_step(MODEL, params, everything, {})[0], np.float64).mean()
     assert got["nats"] == pytest.approx(want, rel=1e-6)
     assert got["bits_per_dim"] == pytest.approx(want / 5 / math.log(2), rel=1e-6)

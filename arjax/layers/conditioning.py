@@ -26,11 +26,12 @@ class Classes(nn.Module):
 
     @nn.compact
     def __call__(self, cond: Array) -> Array:
-        """`Int[b] -> Float[b, num_classes]`."""
+        """`Int[b] -> Float[b, num_classes]`, NaN for a label that is out of range."""
         if cond.ndim != 1 or not jnp.issubdtype(cond.dtype, jnp.integer):
             wanted = f"labels 0..{self.num_classes - 1} of shape (batch,)"
             raise ValueError(f"cond: {wanted} are wanted, got {cond.dtype} {cond.shape}")
-        return jax.nn.one_hot(cond, self.num_classes)
+        codes = jax.nn.one_hot(cond, self.num_classes)
+        return jnp.where(((cond >= 0) & (cond < self.num_classes))[:, None], codes, jnp.nan)
 
 
 class Vector(nn.Module):
@@ -182,26 +183,6 @@ def _spread(features: Array, axes: int) -> Array:
 def num_classes(model: Any) -> int | None:
     """The number of classes that condition a model, or None."""
     return getattr(getattr(model, "conditioning", None), "num_classes", None)
-
-
-def check_labels(model: Any, cond: Any) -> None:
-    """Raises `ValueError` if concrete labels in `cond` are out of the range of a model's classes."""
-    conditioning = getattr(model, "conditioning", None)
-    parts = conditioning.parts if isinstance(conditioning, Several) else [conditioning]
-    conds = cond if isinstance(conditioning, Several) and isinstance(cond, (tuple, list)) else [cond]
-    for part, own in zip(parts, conds, strict=False):
-        _check_labels(getattr(part, "num_classes", None), own)
-
-
-def _check_labels(classes: int | None, cond: Any) -> None:
-    if classes is None or cond is None or isinstance(cond, jax.core.Tracer):
-        return
-    labels = np.asarray(cond)
-    if labels.size == 0 or not np.issubdtype(labels.dtype, np.integer):
-        return
-    low, high = labels.min(), labels.max()
-    if low < 0 or high >= classes:
-        raise ValueError(f"cond: labels 0..{classes - 1} are wanted, got {low}..{high}")
 
 
 def check_size(context: Any, x: Array) -> None:
