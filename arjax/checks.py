@@ -28,7 +28,7 @@ def check_data(x: Any, levels: int, name: str = "x") -> Any:
     x = _array(x)
     if x.ndim < 2 or x.size == 0:
         raise ValueError(f"{name}: one example or more, (batch, *event), is wanted, got shape {x.shape}")
-    _check_integers(x, 0, levels - 1, name)
+    _check_integers(x, 0, levels - 1, f"{name}: integers")
     return x
 
 
@@ -37,7 +37,7 @@ def check_prompt(prompt: Any, levels: int) -> Any:
     prompt = _array(prompt)
     if prompt.ndim != 2 or len(prompt) == 0:
         raise ValueError(f"a prompt of shape (batch, length) is wanted, got {prompt.shape}")
-    _check_integers(prompt, 0, levels - 1, "prompt")
+    _check_integers(prompt, 0, levels - 1, "prompt: integers")
     return prompt
 
 
@@ -82,7 +82,7 @@ def check_batch(model: Any, batch: Any) -> dict[str, Any]:
         checked["scored"] = _of_shape(batch["scored"], x.shape, jnp.bool_, "scored: booleans of the shape of x,")
     if "before" in batch:
         checked["before"] = _of_shape(batch["before"], (len(x), 1), jnp.integer, "before: integers of shape")
-        _check_integers(checked["before"], ABSENT, model.output.levels - 1, "before")
+        _check_integers(checked["before"], ABSENT, model.output.levels - 1, "before: integers")
     return checked
 
 
@@ -123,7 +123,7 @@ def check_evidence(noise: Any, evidence: Any, levels: int) -> Plan:
     known = _of_shape(evidence[1], noise.shape, jnp.bool_, "evidence mask: booleans of the sample's shape")
     given, where = _values(values), _values(known)
     if given is not None and where is not None:
-        _check_integers(given[where], 0, levels - 1, "evidence values")
+        _check_integers(given[where], 0, levels - 1, "evidence values: integers")
     return Plan(noise, values.astype(np.int32), known)
 
 
@@ -157,12 +157,12 @@ def _setting(value: Any, batch: int, most: np.float32, name: str, wanted: str) -
     return np.maximum(values.astype(np.float64), COLDEST).astype(np.float32)
 
 
-def _check_integers(x: Any, low: int, high: int, name: str) -> None:
+def _check_integers(x: Any, low: int, high: int, what: str) -> None:
     if not jnp.issubdtype(x.dtype, jnp.integer):
-        raise ValueError(f"{name}: integers {low}..{high} are wanted, got dtype {x.dtype}")
+        raise ValueError(f"{what} {low}..{high} are wanted, got dtype {x.dtype}")
     values = _values(x)
     if values is not None and values.size and (values.min() < low or values.max() > high):
-        raise ValueError(f"{name}: integers {low}..{high} are wanted, got values {values.min()}..{values.max()}")
+        raise ValueError(f"{what} {low}..{high} are wanted, got values {values.min()}..{values.max()}")
 
 
 def _of_shape(value: Any, shape: tuple[int, ...], kind: Any, wanted: str) -> Any:

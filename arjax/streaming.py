@@ -48,10 +48,10 @@ def start(model: Any, variables: Any, prompt: Int[ArrayLike, "b t"], cond: Any =
     """
     if any(hasattr(model, name) for name in ("vertical", "generate")) or getattr(model, "channels", False):
         raise ValueError(f"a model of sequences is wanted, got {type(model).__name__}")
-    prompt = check_prompt(prompt, model.output.levels)
-    cond = check_cond(model, cond, len(prompt))
-    _check_room(model, 0, prompt.shape[1])
-    return _start(model, variables, prompt, cond)
+    given = check_prompt(prompt, model.output.levels)
+    cond = check_cond(model, cond, len(given))
+    _check_room(model, 0, given.shape[1])
+    return _start(model, variables, given, cond)
 
 
 def extend(
@@ -91,13 +91,13 @@ def extend(
     """
     if not isinstance(state, State):
         raise ValueError(f"state: what start or extend returned is wanted, got {type(state).__name__}")
-    noise, batch = check_noise(noise), len(state.last)
-    if noise.ndim != 2 or len(noise) != batch:
-        raise ValueError(f"noise of shape ({batch}, length of 1 or more) is wanted, got {noise.shape}")
+    plan, batch = Plan(check_noise(noise)), len(state.last)
+    if plan.noise.ndim != 2 or len(plan.noise) != batch:
+        raise ValueError(f"noise of shape ({batch}, length of 1 or more) is wanted, got {plan.noise.shape}")
     cond = check_cond(model, cond, batch)
-    _check_room(model, state.cache.get("cache", {}).get("counted"), noise.shape[1])
+    _check_room(model, state.cache.get("cache", {}).get("counted"), plan.noise.shape[1])
     limits = check_draw(model.output, temperature, top_p, batch)
-    state, drawn = _extend(model, variables, state, Plan(noise), cond, *limits, return_log_prob)
+    state, drawn = _extend(model, variables, state, plan, cond, *limits, return_log_prob)
     return (state, *drawn) if return_log_prob else (state, drawn.values)
 
 
