@@ -25,20 +25,20 @@ COLDEST = 1e-30
 
 def check_data(x: Any, levels: int, name: str = "x") -> Any:
     """`x` as an array; `ValueError` unless it is of integers `0..levels-1` and of shape `(batch, *event)`."""
-    x = _array(x)
-    if x.ndim < 2 or x.size == 0:
-        raise ValueError(f"{name}: one example or more, (batch, *event), is wanted, got shape {x.shape}")
-    _check_integers(x, 0, levels - 1, f"{name}: integers")
-    return x
+    array = _array(x)
+    if array.ndim < 2 or array.size == 0:
+        raise ValueError(f"{name}: one example or more, (batch, *event), is wanted, got {_got(x)}")
+    _check_integers(array, 0, levels - 1, f"{name}: integers")
+    return array
 
 
 def check_prompt(prompt: Any, levels: int) -> Any:
     """`prompt` as an array; `ValueError` unless it holds integers `0..levels-1` of shape `(batch, length)`."""
-    prompt = _array(prompt)
-    if prompt.ndim != 2 or len(prompt) == 0:
-        raise ValueError(f"a prompt of shape (batch, length) is wanted, got {prompt.shape}")
-    _check_integers(prompt, 0, levels - 1, "prompt: integers")
-    return prompt
+    array = _array(prompt)
+    if array.ndim != 2 or len(array) == 0:
+        raise ValueError(f"a prompt of shape (batch, length) is wanted, got {_got(prompt)}")
+    _check_integers(array, 0, levels - 1, "prompt: integers")
+    return array
 
 
 def check_cond(model: Any, cond: Any, batch: int) -> Any:
@@ -65,10 +65,10 @@ def check_cond(model: Any, cond: Any, batch: int) -> Any:
 
 def check_seeds(seeds: Any) -> Any:
     """`seeds` as an array; `ValueError` unless they are one integer or more."""
-    seeds = _array(seeds)
-    if seeds.ndim != 1 or seeds.size == 0 or not jnp.issubdtype(seeds.dtype, jnp.integer):
-        raise ValueError(f"seeds: one integer or more is wanted, got {seeds.dtype} of {seeds.shape}")
-    return seeds
+    array = _array(seeds)
+    if array.ndim != 1 or array.size == 0 or not jnp.issubdtype(array.dtype, jnp.integer):
+        raise ValueError(f"seeds: one integer or more is wanted, got {_got(seeds)}")
+    return array
 
 
 def check_batch(model: Any, batch: Any) -> dict[str, Any]:
@@ -99,17 +99,17 @@ def check_noise(noise: Any) -> Any:
 
     Rounding to float32 leaves it below 1.
     """
-    noise = _array(noise)
-    if noise.ndim < 2 or noise.size == 0:
-        raise ValueError(f"noise: one example or more, (batch, *event), is wanted, got shape {noise.shape}")
-    if not jnp.issubdtype(noise.dtype, jnp.floating):
-        raise ValueError(f"noise: floats in [0, 1) are wanted, got dtype {noise.dtype}")
-    values = _values(noise)
+    array = _array(noise)
+    if array.ndim < 2 or array.size == 0:
+        raise ValueError(f"noise: one example or more, (batch, *event), is wanted, got {_got(noise)}")
+    if not jnp.issubdtype(array.dtype, jnp.floating):
+        raise ValueError(f"noise: floats in [0, 1) are wanted, got dtype {array.dtype}")
+    values = _values(array)
     if values is not None and not ((values >= 0) & (values < 1)).all():
         raise ValueError(f"noise: floats in [0, 1) are wanted, got values {values.min()}..{values.max()}")
-    if isinstance(noise, np.ndarray):  # as float64 it would be rounded on its way into `jit`
-        return np.minimum(noise.astype(np.float64), BELOW_ONE).astype(np.float32)
-    return noise
+    if isinstance(array, np.ndarray):  # as float64 it would be rounded on its way into `jit`
+        return np.minimum(array.astype(np.float64), BELOW_ONE).astype(np.float32)
+    return array
 
 
 def check_evidence(noise: Any, evidence: Any, levels: int) -> Plan:
@@ -168,7 +168,7 @@ def _check_integers(x: Any, low: int, high: int, what: str) -> None:
 def _of_shape(value: Any, shape: tuple[int, ...], kind: Any, wanted: str) -> Any:
     array = _array(value)
     if array.shape != shape or not jnp.issubdtype(array.dtype, kind):
-        raise ValueError(f"{wanted} {shape} are wanted, got {array.dtype} of {array.shape}")
+        raise ValueError(f"{wanted} {shape} are wanted, got {_got(value)}")
     return array
 
 
@@ -180,6 +180,12 @@ def _array(value: Any) -> Any:
     except ValueError:  # lists of different lengths
         return np.asarray(None)
     return array if array.size else array.astype(np.int32)  # of an empty list numpy makes floats
+
+
+def _got(value: Any) -> str:
+    """The dtype and the shape of an array or of nested lists, the type of all else."""
+    array = _array(value)
+    return f"{array.dtype} of {array.shape}" if hasattr(value, "dtype") or array.ndim else type(value).__name__
 
 
 def _values(array: Any) -> np.ndarray | None:

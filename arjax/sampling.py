@@ -52,9 +52,9 @@ def sample_from_noise(
 ) -> Any:
     """The sample that belongs to `noise`, uniform in [0, 1) of shape `(batch, *event)`. Compiled once per shape.
 
-    All methods give the same sample, up to ties: they do not round alike, so noise that is within rounding of the
-    boundary between two levels may give either (none of a small network's integers, a few in 10,000 of a large and
-    ill-conditioned one), and what follows in that example is drawn given the one it gave.
+    All methods give the same sample, up to ties: they do not round alike, so noise within rounding of the boundary
+    between two levels may give either (a few integers in 10,000 of a large, ill-conditioned network), and what
+    follows in that example is drawn given the one it gave.
 
     Within `jit` no value can be checked. What should have been refused (noise outside of [0, 1), a temperature of
     0, a label without a class) is drawn as -1 there, as is what has NaN for parameters; an example with a -1 is no

@@ -2,7 +2,7 @@
 
 A state holds what a model remembers of all that came before. `start` absorbs a prompt in one parallel pass,
 `extend` goes on for as many positions as it is given noise: chunks of any sizes make the sequence that a single
-call makes.
+call makes, up to ties (see `arjax.sample_from_noise`).
 """
 
 from functools import partial

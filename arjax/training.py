@@ -95,8 +95,9 @@ def train_step(
         `grad_norm`.
 
     Raises:
-        ValueError: the batch is not of integers or empty, its parts do not fit the model or each other, or
-            (checked outside of `jit`, within which `nats` is NaN) values or labels are out of range.
+        ValueError: the batch is not of integers or empty, its parts do not fit the model or each other, or values
+            or labels are out of range. An array on a device is copied to the host for that. What cannot be read,
+            traced or spread over several hosts, is not checked: out of range it makes `nats` NaN.
     """
     batch = check_batch(model, batch)
     return _train_step(state, batch, model=model, optimizer=optimizer, ema_decay=ema_decay)
