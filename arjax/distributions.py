@@ -111,8 +111,8 @@ class Categorical:
         return jnp.argmax(_checked(self, params), axis=-1).astype(jnp.int32)
 
     def temper(self, params: Float[Array, "... p"], temperature: float | Array) -> Float[Array, "... p"]:
-        """The logits divided by `temperature`."""
-        return _checked(self, params) / jnp.asarray(temperature, jnp.float32)
+        """The logits divided by `temperature`, but for a constant."""
+        return _tempered(_checked(self, params), temperature)
 
     def nucleus(self, params: Float[Array, "... p"], top_p: float | Array) -> Float[Array, "... p"]:
         """Logits of the fewest levels, the most probable first, that have `top_p` or more; the others -inf.
@@ -216,10 +216,10 @@ class DiscretizedLogisticMixture:
         return jnp.argmax(self._log_probs(params), axis=0).astype(jnp.int32)
 
     def temper(self, params: Float[Array, "... p"], temperature: float | Array) -> Float[Array, "... p"]:
-        """Logits divided, scales multiplied by `temperature`."""
+        """Logits divided (but for a constant), scales multiplied by `temperature`."""
         logits, means, log_scales = self._components(params)
-        temperature = jnp.asarray(temperature, jnp.float32)
-        return jnp.concatenate([logits / temperature, means, log_scales + jnp.log(temperature)], axis=-1)
+        log_scales = log_scales + jnp.log(jnp.asarray(temperature, jnp.float32))
+        return jnp.concatenate([_tempered(logits, temperature), means, log_scales], axis=-1)
 
     def _components(self, params: Array) -> tuple[Array, Array, Array]:
         logits, means, log_scales = jnp.split(_checked(self, params), 3, axis=-1)
@@ -244,6 +244,15 @@ def _check_params(params: Array, count: int, what: str) -> None:
 def _require(name: str, value: int, least: int) -> None:
     if value < least:
         raise ValueError(f"{name} must be at least {least}, got {value}")
+
+
+def _tempered(logits: Array, temperature: float | Array) -> Array:
+    """The logits divided by `temperature`, the greatest of them 0.
+
+    Were it not, a softmax compiled together with the division would subtract its rounded value from the unrounded
+    one: an error that grows with 1 / temperature, and overflows.
+    """
+    return (logits - logits.max(-1, keepdims=True)) / jnp.asarray(temperature, jnp.float32)
 
 
 def _of_levels(log_probs: Array, x: Array, levels: int) -> Array:

@@ -291,7 +291,7 @@ def test_tempered_probabilities_are_powers(distribution, temperature):
 def test_tempered_mixture_has_sharper_weights_and_scales():
     mixture = DiscretizedLogisticMixture(2, 256)
     params = np.float32([0, 1, -0.5, 0.5, -3, -20])
-    expected = [0, 2, -0.5, 0.5, -3 + math.log(0.5), -7 + math.log(0.5)]
+    expected = [-2, 0, -0.5, 0.5, -3 + math.log(0.5), -7 + math.log(0.5)]
     np.testing.assert_allclose(mixture.temper(params, 0.5), expected, rtol=1e-6)
     np.testing.assert_allclose(call(mixture, "temper", params, np.float32(0.5)), expected, rtol=1e-6)
 
