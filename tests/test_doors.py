@@ -201,6 +201,22 @@ def test_what_jit_hides_is_no_sample(name):
             assert np.isnan(bad_log_prob[example])
 
 
+@pytest.mark.parametrize("name", ["lstm", "wavenet_mixture", "own_network", "transformer_strided"])
+def test_a_prompt_that_jit_hides_is_not_gone_on_from(name):
+    model, variables, x, cond = setup(name)
+    prompt = x[:, :3].copy()
+    prompt[0, 2], noise = model.output.levels, np.full((4, 2), 0.5, np.float32)
+
+    @jax.jit
+    def goes_on(prompt):
+        state = arjax.start(model, variables, prompt, cond)
+        return arjax.extend(model, variables, state, noise, cond)[1]
+
+    drawn = np.asarray(goes_on(prompt))
+    assert (drawn[0] == -1).any()
+    assert (drawn[1:] >= 0).all()
+
+
 @pytest.mark.parametrize("name", ["transformer", "transformer_strided"])
 def test_shorter_texts_in_every_sampler(name):
     """And past the end of an event, where it cannot be refused, there is no level."""
