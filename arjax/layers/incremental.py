@@ -54,8 +54,11 @@ def entry_shift(module: nn.Module, x: Array, axis: int) -> Array:
     """What is known before each slice of `x` along `axis`: the slice before it, `ABSENT` before the first.
 
     The one shift of an autoregressive network, on its integer input; every layer after it sees the present.
-    The incremental pass is fed the previous slice by the sampler, so it has nothing to shift.
+    The incremental pass is fed the previous slice by the sampler, so it has nothing to shift. Integers of any
+    dtype become int32, which has room for `ABSENT`.
     """
+    if jnp.issubdtype(x.dtype, jnp.integer):
+        x = jnp.asarray(x, jnp.int32)
     return x if is_incremental(module, axis) else _shift(x, axis, ABSENT)
 
 
