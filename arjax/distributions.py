@@ -3,15 +3,18 @@
 Each is a frozen, hashable dataclass that knows nothing of networks. Its parameters lie on the last axis of an
 array `(..., num_params)`, and its methods give one value for each place of the leading axes:
 
-- `log_prob(params, x)` in nats, stable and with finite gradients however extreme the parameters are;
+- `log_prob(params, x)` in nats, stable and with finite gradients however extreme the parameters are; NaN for an x
+  that is no level;
 - `quantile(params, u)`, the inverse CDF: the smallest x with `CDF(x) > u`, for u in [0, 1). It never falls as
-  u grows, and rounding never takes it to a level of probability 0, such as the last one for u near 1;
+  u grows, and rounding never takes it to a level of probability 0, such as the last one for u near 1. It is -1,
+  which is no level, where a parameter is NaN or u is not in [0, 1);
 - `mean(params)` in levels, and `mode(params)`, the most probable level (the lowest of equals);
 - `temper(params, temperature)`, the parameters of a sharper (temperature < 1) or flatter (> 1) distribution;
-- `nucleus(params, top_p)`, those of the most probable levels alone (not of mixtures).
+- `nucleus(params, top_p)`, those of the most probable levels alone (not of mixtures). `temperature` and `top_p`
+  are positive, a scalar or an array that broadcasts to the parameters; NaN makes the parameters NaN.
 
-Parameters of any float dtype are computed with in float32. `x` may have any integer dtype; outside
-`0..levels-1` its log-probability has no meaning. Parameters of the wrong length raise a `ValueError`.
+Parameters and u of any float dtype are computed with in float32; `x` may have any integer dtype. Parameters of the
+wrong length raise a `ValueError`.
 """
 
 import dataclasses
@@ -22,7 +25,11 @@ from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Int, Int32
+
+BELOW_ONE = np.nextafter(np.float32(1), np.float32(0))
+"""The greatest float32 below 1."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,12 +42,12 @@ class Bernoulli:
     def log_prob(self, params: Float[Array, "... 1"], x: Int[Array, "..."]) -> Float[Array, "..."]:
         """Log-probability of `x` in nats."""
         logit = _checked(self, params)[..., 0]
-        return jax.nn.log_sigmoid(jnp.where(x == 1, logit, -logit))
+        return _of_levels(jax.nn.log_sigmoid(jnp.where(x == 1, logit, -logit)), x, self.levels)
 
     def quantile(self, params: Float[Array, "... 1"], u: Float[Array, "..."]) -> Int32[Array, "..."]:
         """The smallest x with `CDF(x) > u`: 1 where `u >= p(0)`."""
-        logit = _checked(self, params)[..., 0]
-        return (_below_one(u) >= jax.nn.sigmoid(-logit)).astype(jnp.int32)
+        below, u = jax.nn.sigmoid(-_checked(self, params)[..., 0]), _noise(u)
+        return jnp.where(jnp.isnan(below + u), -1, (u >= below).astype(jnp.int32))
 
     def mean(self, params: Float[Array, "... 1"]) -> Float[Array, "..."]:
         """`p(1)`."""
@@ -51,14 +58,16 @@ class Bernoulli:
         return (_checked(self, params)[..., 0] > 0).astype(jnp.int32)
 
     def temper(self, params: Float[Array, "... 1"], temperature: float | Array) -> Float[Array, "... 1"]:
-        """The logit divided by `temperature`, a scalar > 0."""
+        """The logit divided by `temperature`."""
         return _checked(self, params) / jnp.asarray(temperature, jnp.float32)
 
     def nucleus(self, params: Float[Array, "... 1"], top_p: float | Array) -> Float[Array, "... 1"]:
         """The logit, infinite where the more probable value has a probability of `top_p` or more."""
         logit = _checked(self, params)
-        sure = jax.nn.sigmoid(jnp.abs(logit)) >= jnp.asarray(top_p, jnp.float32)
-        return jnp.where(sure, jnp.where(logit > 0, jnp.inf, -jnp.inf), logit)
+        top_p = jnp.asarray(top_p, jnp.float32)
+        sure = jax.nn.sigmoid(jnp.abs(logit)) >= top_p
+        kept = jnp.where(sure, jnp.where(logit > 0, jnp.inf, -jnp.inf), logit)
+        return jnp.where(jnp.isnan(top_p), jnp.nan, kept)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,7 +88,8 @@ class Categorical:
         """Log-probability of `x` in nats."""
         log_probs = jax.nn.log_softmax(_checked(self, params))
         index = x[..., None].astype(jnp.int32)
-        return jnp.take_along_axis(log_probs, index, axis=-1, mode="clip")[..., 0]
+        taken = jnp.take_along_axis(log_probs, index, axis=-1, mode="clip")[..., 0]
+        return _of_levels(taken, x, self.levels)
 
     def quantile(self, params: Float[Array, "... p"], u: Float[Array, "..."]) -> Int32[Array, "..."]:
         """The smallest x with `CDF(x) > u`, by search over the levels (see `_invert_cdf`)."""
@@ -101,8 +111,8 @@ class Categorical:
         return jnp.argmax(_checked(self, params), axis=-1).astype(jnp.int32)
 
     def temper(self, params: Float[Array, "... p"], temperature: float | Array) -> Float[Array, "... p"]:
-        """The logits divided by `temperature`, a scalar > 0."""
-        return _checked(self, params) / jnp.asarray(temperature, jnp.float32)
+        """The logits divided by `temperature`, but for a constant."""
+        return _tempered(_checked(self, params), temperature)
 
     def nucleus(self, params: Float[Array, "... p"], top_p: float | Array) -> Float[Array, "... p"]:
         """Logits of the fewest levels, the most probable first, that have `top_p` or more; the others -inf.
@@ -144,7 +154,7 @@ class DiscretizedLogisticMixture:
         """Log-probability of `x` in nats."""
         logits, means, log_scales = self._components(params)
         log_masses = _log_bin_mass(x[..., None], means, log_scales, self.levels)
-        return jax.nn.logsumexp(jax.nn.log_softmax(logits) + log_masses, axis=-1)
+        return _of_levels(jax.nn.logsumexp(jax.nn.log_softmax(logits) + log_masses, axis=-1), x, self.levels)
 
     def quantile(self, params: Float[Array, "... p"], u: Float[Array, "..."]) -> Int32[Array, "..."]:
         """The smallest x with `CDF(x) > u`: the mixture's own inverse CDF, by a search (see `_invert_cdf`).
@@ -206,10 +216,10 @@ class DiscretizedLogisticMixture:
         return jnp.argmax(self._log_probs(params), axis=0).astype(jnp.int32)
 
     def temper(self, params: Float[Array, "... p"], temperature: float | Array) -> Float[Array, "... p"]:
-        """Logits divided, scales multiplied by `temperature`, a scalar > 0."""
+        """Logits divided (but for a constant), scales multiplied by `temperature`."""
         logits, means, log_scales = self._components(params)
-        temperature = jnp.asarray(temperature, jnp.float32)
-        return jnp.concatenate([logits / temperature, means, log_scales + jnp.log(temperature)], axis=-1)
+        log_scales = log_scales + jnp.log(jnp.asarray(temperature, jnp.float32))
+        return jnp.concatenate([_tempered(logits, temperature), means, log_scales], axis=-1)
 
     def _components(self, params: Array) -> tuple[Array, Array, Array]:
         logits, means, log_scales = jnp.split(_checked(self, params), 3, axis=-1)
@@ -238,15 +248,35 @@ def _require(name: str, value: int, least: int) -> None:
         raise ValueError(f"{name} must be at least {least}, got {value}")
 
 
+def _tempered(logits: Array, temperature: float | Array) -> Array:
+    """The logits divided by `temperature`, the greatest of them 0.
+
+    Were it not, a softmax compiled together with the division would subtract its rounded value from the unrounded
+    one: an error that grows with 1 / temperature, and overflows.
+    """
+    return (logits - logits.max(-1, keepdims=True)) / jnp.asarray(temperature, jnp.float32)
+
+
+def _of_levels(log_probs: Array, x: Array, levels: int) -> Array:
+    """`log_probs`, NaN where `x` is no level."""
+    x = x.astype(jnp.int32)
+    return jnp.where((x >= 0) & (x < levels), log_probs, jnp.nan)
+
+
+def _noise(u: Array) -> Array:
+    """`u` in float32, where rounding does not take it to 1; NaN where it is not in [0, 1)."""
+    return jnp.where((u >= 0) & (u < 1), jnp.minimum(u.astype(jnp.float32), BELOW_ONE), jnp.nan)
+
+
 def _invert_cdf(weights: Array, cdfs: Callable[[Array], Array], u: Array, levels: int, digit: int) -> Array:
-    """The number of levels with `CDF(x) <= u`, found `digit` binary digits at a time.
+    """The number of levels with `CDF(x) <= u`, found `digit` binary digits at a time; -1 where anything is NaN.
 
     The CDF is a mixture of `cdfs(x)`, F, by `weights`, w: `(..., n) -> (..., n, k)` and `(..., k)`. Each question
     is whether `sum(w * (F - u)) <= 0`, and a digit is that of the last yes before the first no. Once every F is 1
     the answer is no for any u < 1, however the sum is rounded, and where no F changes the answer stays the same:
     no level without mass is chosen. A larger u only turns answers to yes.
     """
-    u = _below_one(u)
+    u = _noise(u)
     x = jnp.zeros(u.shape, jnp.int32)
     bits = (levels - 1).bit_length()
     for low in reversed(range(0, bits, digit)):
@@ -256,12 +286,7 @@ def _invert_cdf(weights: Array, cdfs: Callable[[Array], Array], u: Array, levels
         excess = jnp.sum(weights[..., None, :] * (cdfs(above - 1) - u[..., None, None]), axis=-1)
         yes = (above < levels) & (excess <= 0)
         x = x + jnp.min(jnp.where(yes, count, number), axis=-1) * 2**low
-    return x
-
-
-def _below_one(u: Array) -> Array:
-    """Noise in [0, 1) in float32, to which a float64 next to 1 is 1 itself."""
-    return jnp.minimum(u.astype(jnp.float32), jnp.float32(1 - 2**-24))
+    return jnp.where(jnp.isnan(excess[..., 0]), -1, x)
 
 
 def _min_log_scale(levels: int) -> float:

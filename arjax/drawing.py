@@ -32,51 +32,74 @@ class Plan(NamedTuple):
         return self.map(lambda array: array[index])
 
 
+class Drawn(NamedTuple):
+    """What was drawn of some positions, each array of the plan's shape.
+
+    Attributes:
+        values: Int32, of a level each, but -1 where noise or parameters are NaN.
+        log_probs: Float32, in nats: of what was drawn, under the distribution it was drawn from; 0 for evidence.
+            None unless asked for.
+    """
+
+    values: Array
+    log_probs: Array | None = None
+
+    def summed(self) -> "Drawn":
+        """With the log-probability of each example, `Float[b]`, instead of each position."""
+        return Drawn(self.values, jax.tree.map(lambda leaf: leaf.sum(range(1, leaf.ndim)), self.log_probs))
+
+
 class Draw(NamedTuple):
     """`draw(params, plan)`: the values of some positions from the parameters of their conditionals.
 
     Attributes:
         output: the output distribution.
-        temperature: a positive number, 1 for the model itself.
-        top_p: draw from the most probable levels alone whose probabilities sum to this, or None.
+        temperature: a positive number or one for each example, 1 for the model itself.
+        top_p: draw from the most probable levels alone whose probabilities sum to this, likewise, or None.
+        with_log_probs: whether what is drawn comes with its log-probabilities.
     """
 
     output: Any
-    temperature: Array
-    top_p: Array | None = None
+    temperature: ArrayLike = np.float32(1)
+    top_p: ArrayLike | None = None
+    with_log_probs: bool = False
 
-    def __call__(self, params: Array, plan: Plan) -> Array:
-        """Evidence where it is known, elsewhere the quantile of the noise. Int32 of the plan's shape."""
-        params = self.output.temper(params, self.temperature)
+    def nothing(self, shape: tuple[int, ...]) -> Drawn:
+        """Zeros of the form of what is drawn, for a sampler to begin with."""
+        return Drawn(jnp.zeros(shape, jnp.int32), jnp.zeros(shape) if self.with_log_probs else None)
+
+    def __call__(self, params: Array, plan: Plan) -> Drawn:
+        """Evidence where it is known, elsewhere the quantile of the noise.
+
+        `params` are `(*shape, num_params)` for a plan of `shape`, whose first axis is that of the examples.
+        """
+        params = self.output.temper(params, _by_example(self.temperature, params))
         if self.top_p is not None:
-            params = self.output.nucleus(params, self.top_p)
-        x = self.output.quantile(params, plan.noise)
+            params = self.output.nucleus(params, _by_example(self.top_p, params))
+        values = self.output.quantile(params, plan.noise)
+        log_probs = self.output.log_prob(params, values) if self.with_log_probs else None
         if plan.known is None or plan.values is None:
-            return x
-        return jnp.where(plan.known, plan.values, x)
+            return Drawn(values, log_probs)
+        if log_probs is not None:
+            log_probs = jnp.where(plan.known, 0, log_probs)
+        return Drawn(jnp.where(plan.known, plan.values, values), log_probs)
 
 
-def check_draw(output: Any, temperature: ArrayLike, top_p: ArrayLike | None) -> tuple[Array, Array | None]:
-    """Temperature and `top_p` as arrays; `ValueError` unless they (if concrete) and `output` fit."""
-    if not isinstance(temperature, jax.core.Tracer) and not np.all(np.asarray(temperature) > 0):
-        raise ValueError(f"a temperature above 0 is wanted, got {temperature}")
-    if top_p is None:
-        return jnp.asarray(temperature, jnp.float32), None
-    if not hasattr(output, "nucleus"):
-        raise ValueError(f"top_p wants an output with a nucleus, such as Categorical, got {output}")
-    if not isinstance(top_p, jax.core.Tracer) and not 0 < np.asarray(top_p) <= 1:
-        raise ValueError(f"a top_p above 0 and at most 1 is wanted, got {top_p}")
-    return jnp.asarray(temperature, jnp.float32), jnp.asarray(top_p, jnp.float32)
-
-
-def draw_colours(colours: Callable[[Array], Array], draw: Draw, plan: Plan, absent: int) -> Array:
+def draw_colours(colours: Callable[[Array], Array], draw: Draw, plan: Plan, absent: int) -> Drawn:
     """Pixels channel by channel, where `colours(pixels)` are the parameters of each channel given those before it.
 
-    What is not yet drawn is `absent`. Int32 of the plan's shape, the last axis of which is that of the channels.
+    What is not yet drawn is `absent`. The last axis of the plan is that of the channels.
     """
     pixels = jnp.full(plan.noise.shape, absent, jnp.int32)
+    channels = []
     for channel in range(pixels.shape[-1]):
         params = colours(pixels)[..., channel, :]
-        drawn = draw(params, plan.at(np.s_[..., channel]))
-        pixels = pixels.at[..., channel].set(drawn)
-    return pixels
+        channels.append(draw(params, plan.at(np.s_[..., channel])))
+        pixels = pixels.at[..., channel].set(channels[-1].values)
+    return jax.tree.map(lambda *parts: jnp.stack(parts, -1), *channels)
+
+
+def _by_example(setting: ArrayLike, params: Array) -> Array:
+    """A scalar as it is; one number an example with axes of length 1 for all other axes of `params`."""
+    array = jnp.asarray(setting, jnp.float32)
+    return array.reshape(-1, *[1] * (params.ndim - 1)) if array.ndim else array

@@ -10,7 +10,7 @@ import numpy as np
 from jax import Array
 from jaxtyping import Float
 
-from arjax.layers.conditioning import check_labels
+from arjax.checks import check_cond, check_data, check_seeds
 from arjax.modules import hashable
 
 
@@ -24,17 +24,16 @@ def log_prob(model: Any, variables: Any, x: Array | np.ndarray, cond: Any = None
         cond: conditioning as the model wants it, one per example.
 
     Raises:
-        ValueError: `x` is not of integers, or (checked outside of `jit`) `x` or labels in `cond` are out of range.
+        ValueError: `x` is not of integers or empty, `cond` is not one for each example, or (checked outside of
+            `jit`, within which the result is NaN) `x` or labels in `cond` are out of range.
     """
     model = hashable(model)
-    check_data(x, model.output.levels)
-    check_labels(model, cond)
-    return _log_prob(model, variables, x, cond)
+    return _log_prob(model, variables, *_checked(model, x, cond))
 
 
 def bits_per_dim(model: Any, variables: Any, x: Array | np.ndarray, cond: Any = None) -> Float[Array, "b"]:
     """Negative log-likelihood of each example in bits per data dimension; arguments as `log_prob`."""
-    return nats_to_bits_per_dim(-log_prob(model, variables, x, cond), x.shape[1:])
+    return nats_to_bits_per_dim(-log_prob(model, variables, x, cond), np.shape(x)[1:])
 
 
 def nats_to_bits_per_dim(nats, event: tuple[int, ...]):
@@ -63,21 +62,23 @@ def ensemble_log_prob(
         x: integers of shape `(batch, *event)`.
         cond: conditioning as the model wants it.
         chunk: members evaluated at once.
+
+    Raises:
+        ValueError: as `log_prob`, `seeds` are not integers of shape `(S,)`, or `chunk` is less than 1.
     """
     model = hashable(model)
-    check_data(x, model.output.levels)
-    check_labels(model, cond)
-    return _ensemble_log_prob(model, variables, jnp.asarray(seeds), x, cond, chunk)
+    if chunk < 1:
+        raise ValueError(f"chunk: 1 member or more is wanted, got {chunk}")
+    return _ensemble_log_prob(model, variables, check_seeds(seeds), *_checked(model, x, cond), chunk)
 
 
 def score(model: Any, variables: Any, x: Array | np.ndarray, cond: Any = None) -> Any:
     """Gradient of each example's log-probability with respect to the parameters (the Fisher score).
 
-    A pytree like `variables["params"]` whose leaves have the batch as their first axis.
+    A pytree like `variables["params"]` whose leaves have the batch as their first axis. Raises as `log_prob`.
     """
     model = hashable(model)
-    check_data(x, model.output.levels)
-    check_labels(model, cond)
+    x, cond = _checked(model, x, cond)
 
     def one(params, x, cond):
         batch = jax.tree.map(lambda leaf: leaf[None], (x, cond))
@@ -86,22 +87,16 @@ def score(model: Any, variables: Any, x: Array | np.ndarray, cond: Any = None) -
     return jax.vmap(jax.grad(one), in_axes=(None, 0, 0))(variables["params"], x, cond)
 
 
-def check_data(x: Array | np.ndarray, levels: int) -> None:
-    """Raises `ValueError` unless `x` holds integers `0..levels-1` (the range only if `x` is concrete)."""
-    if not jnp.issubdtype(x.dtype, jnp.integer):
-        raise ValueError(f"integers 0..{levels - 1} are wanted, got dtype {x.dtype}")
-    if not isinstance(x, jax.core.Tracer) and x.size:
-        values = np.asarray(x)
-        low, high = values.min(), values.max()
-        if low < 0 or high >= levels:
-            raise ValueError(f"integers 0..{levels - 1} are wanted, got values {low}..{high}")
+def _checked(model: Any, x: Any, cond: Any) -> tuple[Any, Any]:
+    x = check_data(x, model.output.levels)
+    return x, check_cond(model, cond, len(x))
 
 
 @partial(jax.jit, static_argnames="model")
 def _log_prob(model, variables, x, cond):
     x = x.astype(jnp.int32)
     log_probs = model.output.log_prob(model.apply(variables, x, cond), x)
-    return log_probs.reshape(x.shape[0], -1).sum(-1)
+    return log_probs.sum(range(1, x.ndim))
 
 
 @partial(jax.jit, static_argnames=("model", "chunk"))

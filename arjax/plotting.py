@@ -17,9 +17,10 @@ import numpy as np
 from jax import Array
 from jaxtyping import Float, Int
 
+from arjax.checks import check_cond, check_data
 from arjax.data.audio import log_mel, mel_centres
 from arjax.extras import require
-from arjax.likelihood import check_data, nats_to_bits_per_dim
+from arjax.likelihood import nats_to_bits_per_dim
 from arjax.modules import hashable
 
 BACKGROUND, INK = (255, 255, 255), (64, 64, 64)
@@ -53,7 +54,7 @@ def image_grid(
         raise ValueError(f"images of shape (n, h, w, 1 or 3) are wanted, got {images.shape}")
     if levels < 2 or columns < 1:
         raise ValueError(f"2 or more levels and 1 or more columns are wanted, got {levels} and {columns}")
-    check_data(jnp.asarray(images), levels)
+    check_data(images, levels, "images")
     n, h, w, _ = images.shape
     rows = math.ceil(n / columns)
     if row_labels is not None and len(row_labels) != rows:
@@ -258,8 +259,8 @@ def receptive_field_map(
         ValueError: `x` is not of integers in range, or `position` is not within an event.
     """
     model = hashable(model)
-    x = jnp.asarray(x)
-    check_data(x, model.output.levels)
+    x = check_data(x, model.output.levels)
+    cond = check_cond(model, cond, len(x))
     event = x.shape[1:]
     if len(position) != len(event) or not all(0 <= i < size for i, size in zip(position, event, strict=True)):
         raise ValueError(f"position is an index into an event of shape {event}, got {position}")

@@ -1,6 +1,7 @@
 """Samples as deterministic functions of uniform noise: `x_i = F^-1(u_i | x_<i)`.
 
-The naive, the cached and the fixed-point sampler turn the same noise into the same sample.
+The naive, the cached and the fixed-point sampler turn the same noise into the same sample, up to ties (see
+`sample_from_noise`).
 """
 
 import math
@@ -16,8 +17,8 @@ from jax import Array, lax
 from jax.typing import ArrayLike
 
 from arjax import orderings, streaming
-from arjax.drawing import Draw, Plan, check_draw, draw_colours
-from arjax.layers.conditioning import check_labels
+from arjax.checks import check_cond, check_draw, check_evidence, check_noise, check_shape
+from arjax.drawing import Draw, draw_colours
 from arjax.layers.incremental import ABSENT, merge
 from arjax.modules import hashable
 
@@ -36,61 +37,80 @@ def sample(
 
     The noise is `jax.random.uniform(key, shape, jnp.float32)`; the options are those of `sample_from_noise`.
     """
-    return sample_from_noise(model, variables, jax.random.uniform(key, shape, jnp.float32), cond, **options)
+    noise = jax.random.uniform(key, check_shape(shape), jnp.float32)
+    return sample_from_noise(model, variables, noise, cond, **options)
 
 
 def sample_from_noise(
     model: Any,
     variables: Any,
-    noise: Array,
+    noise: ArrayLike,
     cond: Any = None,
     *,
     method: Method = "cached",
     temperature: ArrayLike = 1.0,
     top_p: ArrayLike | None = None,
     evidence: tuple[ArrayLike, ArrayLike] | None = None,
+    return_log_prob: bool = False,
     return_iterations: bool = False,
 ) -> Any:
     """The sample that belongs to `noise`, uniform in [0, 1) of shape `(batch, *event)`. Compiled once per shape.
 
+    All methods give the same sample, up to ties: they do not round alike, so noise within rounding of the boundary
+    between two levels may give either (a few integers in 10,000 of a large, ill-conditioned network), and what
+    follows in that example is drawn given the one it gave.
+
+    Within `jit` no value can be checked. What should have been refused (noise outside of [0, 1), a temperature of
+    0, a label without a class) is drawn as -1 there, as is what has NaN for parameters; an example with a -1 is no
+    sample, and its log-probability is NaN.
+
     Args:
         model: a Linen module with an `output` distribution.
         variables: its variables, such as `{"params": ...}`.
-        noise: one uniform number per data dimension.
+        noise: one uniform number per data dimension, of any float dtype.
         cond: conditioning as the model wants it, one per example.
         method: "cached" evaluates every activation once (for a model without memory it is "naive"); "naive"
             evaluates the network anew for each position and is the oracle; "fixed_point" draws all positions
             at once, `x <- quantile(params(x), noise)`, until no integer changes.
-        temperature: below 1 sharpens and above 1 flattens every conditional.
-        top_p: draw from the most probable levels alone whose probabilities sum to this; None for all.
+        temperature: below 1 sharpens and above 1 flattens every conditional; a number or one per example.
+        top_p: draw from the most probable levels alone whose probabilities sum to this, a number or one per
+            example; None for all.
         evidence: `(values, known)`, both of the sample's shape: positions where the boolean `known` holds keep
             their value. A conditional sees the past alone, so evidence acts on the positions after it in the
             order of generation and on none before it: a completion is exact if all its evidence comes first.
-        return_iterations: with "fixed_point", return `(sample, iterations)`; at most dimensions + 1 iterations,
-            the last of which only confirms.
+        return_log_prob: return `(sample, log_prob)`, the latter `Float[b]` in nats, found while drawing: that of
+            `arjax.log_prob`, to rounding. Evidence counts nothing (it is the log-probability of what was drawn,
+            given what came before), and with `temperature` or `top_p` it is under the distribution drawn from.
+        return_iterations: with "fixed_point", return `(sample, iterations)` or `(sample, log_prob, iterations)`;
+            at most dimensions + 1 iterations, the last of which only confirms.
 
     Raises:
-        ValueError: an unknown method, evidence that does not fit, a temperature of 0 or less, a top_p outside
-            of (0, 1] or for an output without `nucleus`, a label the model has no class for, `return_iterations`
-            with another method.
+        ValueError: an unknown method, noise that is not of floats in [0, 1) or not of the model's event, a `cond`
+            or evidence that does not fit, a temperature of 0 or less, a top_p outside of (0, 1] or for an output
+            without `nucleus`, a label the model has no class for, `return_iterations` with another method.
     """
     model, variables = hashable(model), unfreeze(variables)
-    if method not in _METHODS:
+    if method not in list(_METHODS):
         raise ValueError(f"method is one of {', '.join(_METHODS)}, got {method!r}")
     if return_iterations and method != "fixed_point":
         raise ValueError(f"only method='fixed_point' counts iterations, got method={method!r}")
-    limits = check_draw(model.output, temperature, top_p)
-    check_labels(model, cond)
-    plan = Plan(noise) if evidence is None else _with_evidence(noise, evidence, model.output.levels)
-    x, iterations = _sample(model, variables, plan, cond, *limits, method)
-    return (x, iterations) if return_iterations else x
+    plan = check_evidence(check_noise(noise), evidence, model.output.levels)
+    batch = len(plan.noise)
+    limits = check_draw(model.output, temperature, top_p, batch)
+    drawn, iterations = _sample(
+        model, variables, plan, check_cond(model, cond, batch), *limits, method, return_log_prob
+    )
+    asked = (drawn.log_probs,) * return_log_prob + (iterations,) * return_iterations
+    return (drawn.values, *asked) if asked else drawn.values
 
 
-@partial(jax.jit, static_argnames=("model", "method"))
-def _sample(model, variables, plan, cond, temperature, top_p, method):
+@partial(jax.jit, static_argnames=("model", "method", "with_log_probs"))
+def _sample(model, variables, plan, cond, temperature, top_p, method, with_log_probs=False):
     # Whatever the model refuses, such as an event of another shape, it refuses with every method.
     jax.eval_shape(model.apply, variables, jnp.zeros(plan.noise.shape, jnp.int32), cond)
-    return _METHODS[method](model, variables, plan, cond, Draw(model.output, temperature, top_p))
+    draw = Draw(model.output, temperature, top_p, with_log_probs)
+    drawn, iterations = _METHODS[method](model, variables, plan, cond, draw)
+    return drawn.summed(), iterations
 
 
 def _naive(model, variables, plan, cond, draw, steps=None):
@@ -98,36 +118,40 @@ def _naive(model, variables, plan, cond, draw, steps=None):
 
     An image's position is a pixel; only what depends on its earlier channels is evaluated for each channel.
     """
-    x = jnp.zeros(plan.noise.shape, jnp.int32)
-    order, channels = _order(model, variables, x.shape[1:])
+    shape = plan.noise.shape
+    order, channels = _order(model, variables, shape[1:])
 
     def flat(array):
         return array.reshape(array.shape[0], order.size, *channels, *array.shape[plan.noise.ndim :])
 
-    def draw_position(i, params, x, part=()):
-        drawn = draw(flat(params)[:, i, *part], plan.map(lambda array: flat(array)[:, i, *part]))
-        return flat(x).at[:, i, *part].set(drawn).reshape(x.shape)
+    def draw_position(i, params, drawn, part=()):
+        new = draw(flat(params)[:, i, *part], plan.map(lambda array: flat(array)[:, i, *part]))
+        return jax.tree.map(lambda old, new: flat(old).at[:, i, *part].set(new).reshape(shape), drawn, new)
 
-    def pixel(t, x):
-        features = model.apply(variables, x, cond, method=_features)
-        for channel in range(x.shape[-1]):
-            params = model.apply(variables, features, x, method="colours")
-            x = draw_position(order[t], params, x, (channel,))
-        return x
+    def pixel(t, drawn):
+        features = model.apply(variables, drawn.values, cond, method=_features)
+        for channel in range(shape[-1]):
+            params = model.apply(variables, features, drawn.values, method="colours")
+            drawn = draw_position(order[t], params, drawn, (channel,))
+        return drawn
 
-    def position(t, x):
-        return draw_position(order[t], model.apply(variables, x, cond), x)
+    def position(t, drawn):
+        return draw_position(order[t], model.apply(variables, drawn.values, cond), drawn)
 
     body = pixel if channels else position
-    return lax.fori_loop(0, order.size if steps is None else steps, body, x), order.size
+    return lax.fori_loop(0, order.size if steps is None else steps, body, draw.nothing(shape)), order.size
 
 
 def _order(model, variables, event):
-    """The positions in the order of generation, and the channels of each, `()` unless positions are pixels."""
+    """The positions in the order of generation, and the channels of each, `()` unless positions are pixels.
+
+    An event may be shorter than those that a model in raster order has ranks for.
+    """
     channels = event[-1:] if getattr(model, "channels", None) else ()
     ranks = model.apply(variables, method="ranks") if hasattr(model, "ranks") else np.arange(math.prod(event))
     per_position = math.prod(channels)
-    return jnp.asarray(orderings.inverse(ranks), jnp.int32)[::per_position] // per_position, channels
+    inverse = jnp.asarray(orderings.inverse(ranks), jnp.int32)
+    return inverse[: math.prod(event) : per_position] // per_position, channels
 
 
 def _features(model, x, cond):
@@ -142,14 +166,13 @@ def _fixed_point(model, variables, plan, cond, draw):
         return changed
 
     def body(state):
-        x, _, iterations = state
-        update = draw(model.apply(variables, x, cond), plan)
-        return update, jnp.any(update != x), iterations + 1
+        drawn, _, iterations = state
+        update = draw(model.apply(variables, drawn.values, cond), plan)
+        return update, jnp.any(update.values != drawn.values), iterations + 1
 
-    x, _, iterations = lax.while_loop(
-        unfinished, body, (jnp.zeros(plan.noise.shape, jnp.int32), True, jnp.int32(0))
-    )
-    return x, iterations
+    start = draw.nothing(plan.noise.shape), True, jnp.int32(0)
+    drawn, _, iterations = lax.while_loop(unfinished, body, start)
+    return drawn, iterations
 
 
 def _cached(model, variables, plan, cond, draw):
@@ -165,7 +188,7 @@ def _cached(model, variables, plan, cond, draw):
     state = streaming.empty_state(model, variables, len(x), cond, channels)
     plan = plan.map(lambda array: array.reshape(len(x), order.size, *channels)[:, order])
     _, drawn = streaming.draw_chunk(model, variables, state, plan, cond, draw)
-    return drawn[:, jnp.argsort(order)].reshape(x.shape), 1
+    return jax.tree.map(lambda leaf: leaf[:, jnp.argsort(order)].reshape(x.shape), drawn), 1
 
 
 def _cached_image(model, variables, plan, cond, draw):
@@ -195,8 +218,8 @@ def _cached_image(model, variables, plan, cond, draw):
         turn_variables = variables | memory["turn"] | memory["pixels"]
         _, turn = apply(turn_variables, no_row, links, method=_row_turn, mutable=["cache", "above"])
         above = {"above": turn.pop("above", {})}
-        row, pixels = _next_pixels(model, variables, phase, period, (links, above), plan, draw)
-        return row, {"vertical": vertical, "turn": turn, "pixels": merge(memory["pixels"], pixels)}
+        drawn, pixels = _next_pixels(model, variables, phase, period, (links, above), plan, draw)
+        return drawn, {"vertical": vertical, "turn": turn, "pixels": merge(memory["pixels"], pixels)}
 
     def next_rows(carry, block):
         row, memory = carry
@@ -204,9 +227,10 @@ def _cached_image(model, variables, plan, cond, draw):
         rows = []
         for phase in range(period):
             own = plan.map(lambda array, phase=phase: array[:, phase : phase + 1])
-            row, memory = next_row(phase, row, memory, number + phase, own)
-            rows.append(row)
-        return (row, memory), jnp.concatenate(rows, 1)
+            drawn, memory = next_row(phase, row, memory, number + phase, own)
+            row = drawn.values
+            rows.append(drawn)
+        return (row, memory), jax.tree.map(lambda *parts: jnp.concatenate(parts, 1), *rows)
 
     blocks = plan.map(
         lambda array: jnp.moveaxis(array.reshape(batch, height // period, period, width, channels), 1, 0)
@@ -217,7 +241,7 @@ def _cached_image(model, variables, plan, cond, draw):
     _, memory = jax.eval_shape(partial(next_row, 0), no_row, nothing, 0, first)
     carry = no_row, jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), memory)
     _, rows = lax.scan(next_rows, carry, (jnp.arange(0, height, period, dtype=jnp.int32), blocks))
-    return jnp.moveaxis(rows, 0, 1).reshape(plan.noise.shape)
+    return jax.tree.map(lambda leaf: jnp.moveaxis(leaf, 0, 1).reshape(plan.noise.shape), rows)
 
 
 def _next_pixels(model, variables, phase, period, slices, plan, draw):
@@ -246,10 +270,12 @@ def _next_pixels(model, variables, phase, period, slices, plan, draw):
             at = partial(_column, index=column, columns=columns)
             (links, above), own = jax.tree.unflatten(structure, map(at, block))
             static = {} if period == 1 else {"phase": (phase, column)}
-            pixel, cache, present = _next_pixel(model, variables | above, cache, pixel, links, own, draw, static)
-            pixels.append(pixel)
+            drawn, cache, present = _next_pixel(model, variables | above, cache, pixel, links, own, draw, static)
+            pixel = drawn.values
+            pixels.append(drawn)
             presents.append(present)
-        return (pixel, cache), (jnp.concatenate(pixels, 2), _concatenate(presents))
+        pixels = jax.tree.map(lambda *parts: jnp.concatenate(parts, 2), *pixels)
+        return (pixel, cache), (pixels, _concatenate(presents))
 
     xs = [blocks(leaf) for leaf, varies in zip(leaves, by_column, strict=True) if varies]
     (_, cache), _ = jax.eval_shape(next_pixels, (no_pixel, {}), [leaf[0] for leaf in xs])
@@ -260,7 +286,7 @@ def _next_pixels(model, variables, phase, period, slices, plan, draw):
         leaf = jnp.moveaxis(leaf, 0, 2)
         return leaf.reshape(batch, 1, -1, *leaf.shape[4:])
 
-    return whole(row), jax.tree.map(whole, present)
+    return jax.tree.map(whole, (row, present))
 
 
 def _next_pixel(model, variables, cache, pixel, links, plan, draw, static):
@@ -273,9 +299,9 @@ def _next_pixel(model, variables, cache, pixel, links, plan, draw, static):
         params, state = model.apply(variables | before, features, pixel, method="colours", mutable=mutable)
         return params
 
-    pixel = draw_colours(colours, draw, plan, ABSENT)
+    drawn = draw_colours(colours, draw, plan, ABSENT)
     present = {"present": state.pop("present", {})}
-    return pixel, state, present
+    return drawn, state, present
 
 
 def _row_turn(model, pixels, links, **static):
@@ -306,21 +332,3 @@ def _column(leaf, index, columns):
 
 
 _METHODS = {"cached": _cached, "naive": _naive, "fixed_point": _fixed_point}
-
-
-def _with_evidence(noise: Array, evidence: tuple[ArrayLike, ArrayLike], levels: int) -> Plan:
-    values, known = (jnp.asarray(array) for array in evidence)
-    for name, array, wanted, kind in (
-        ("values", values, "integer", jnp.integer),
-        ("mask", known, "bool", jnp.bool_),
-    ):
-        if array.shape != noise.shape or not jnp.issubdtype(array.dtype, kind):
-            raise ValueError(
-                f"evidence {name}: {wanted} of the sample's shape {noise.shape} is wanted, "
-                f"got {array.dtype} of {array.shape}"
-            )
-    if not isinstance(values, jax.core.Tracer) and not isinstance(known, jax.core.Tracer):
-        seen = np.asarray(values)[np.asarray(known)]
-        if seen.size and (seen.min() < 0 or seen.max() >= levels):
-            raise ValueError(f"evidence values: 0..{levels - 1} are wanted, got {seen.min()}..{seen.max()}")
-    return Plan(noise, values.astype(jnp.int32), known)

@@ -2,7 +2,7 @@
 
 A state holds what a model remembers of all that came before. `start` absorbs a prompt in one parallel pass,
 `extend` goes on for as many positions as it is given noise: chunks of any sizes make the sequence that a single
-call makes.
+call makes, up to ties (see `arjax.sample_from_noise`).
 """
 
 from functools import partial
@@ -16,10 +16,10 @@ from jax import Array, lax
 from jax.typing import ArrayLike
 from jaxtyping import Float, Int, Int32
 
-from arjax.drawing import Draw, Plan, check_draw, draw_colours
-from arjax.layers.conditioning import check_labels, check_length
+from arjax.checks import check_cond, check_draw, check_noise, check_prompt
+from arjax.drawing import Draw, Drawn, Plan, draw_colours
+from arjax.layers.conditioning import check_length
 from arjax.layers.incremental import ABSENT, BLOCK, commit, merge
-from arjax.likelihood import check_data
 from arjax.modules import hashable
 
 
@@ -49,28 +49,29 @@ def start(model: Any, variables: Any, prompt: Int[ArrayLike, "b t"], cond: Any =
             memory, or `cond` does not fit.
     """
     model, variables = hashable(model), unfreeze(variables)
-    prompt = jnp.asarray(prompt)
-    if prompt.ndim != 2:
-        raise ValueError(f"a prompt of shape (batch, length) is wanted, got {prompt.shape}")
-    check_data(prompt, model.output.levels)
-    check_labels(model, cond)
-    _check_room(model, 0, prompt.shape[1])
-    return _start(model, variables, prompt.astype(jnp.int32), cond)
+    if any(hasattr(model, name) for name in ("vertical", "generate")) or getattr(model, "channels", False):
+        raise ValueError(f"a model of sequences is wanted, got {type(model).__name__}")
+    given = check_prompt(prompt, model.output.levels)
+    cond = check_cond(model, cond, len(given))
+    _check_room(model, 0, given.shape[1])
+    return _start(model, variables, given, cond)
 
 
 def extend(
     model: Any,
     variables: Any,
     state: State,
-    noise: Float[Array, "b t"],
+    noise: Float[ArrayLike, "b t"],
     cond: Any = None,
     *,
     temperature: ArrayLike = 1.0,
     top_p: ArrayLike | None = None,
-) -> tuple[State, Int32[Array, "b t"]]:
+    return_log_prob: bool = False,
+) -> Any:
     """The next positions of a sequence, one for each number of `noise`, and the state after them.
 
-    Compiled once per length of a chunk; lengths that 16 divides compile in half the time.
+    Compiled once per length of a chunk; lengths that 16 divides compile in half the time. Within `jit`, where no
+    value can be checked, positions past the end of an event are drawn as -1 (and see `arjax.sample_from_noise`).
 
     Args:
         model: as given to `start`.
@@ -78,21 +79,30 @@ def extend(
         state: what `start` or `extend` returned.
         noise: uniform in [0, 1).
         cond: conditioning; of a series, the part that belongs to this chunk.
-        temperature: below 1 sharpens and above 1 flattens every conditional.
-        top_p: draw from the most probable levels alone whose probabilities sum to this; None for all.
+        temperature: below 1 sharpens and above 1 flattens every conditional; a number or one per example.
+        top_p: draw from the most probable levels alone whose probabilities sum to this, a number or one per
+            example; None for all.
+        return_log_prob: return `(state, x, log_prob)`, with the log-probability of each example's chunk given all
+            before it in nats, `Float[b]`, as `arjax.sample_from_noise` does.
+
+    Returns:
+        The state, and `Int32[b, t]`.
 
     Raises:
         ValueError: shapes do not fit, the model has events of a fixed size and this goes past their end, or as
             `arjax.sample_from_noise`.
     """
     model, variables = hashable(model), unfreeze(variables)
-    if noise.ndim != 2 or noise.shape[0] != state.last.shape[0] or noise.shape[1] == 0:
-        raise ValueError(
-            f"noise of shape ({state.last.shape[0]}, length of 1 or more) is wanted, got {noise.shape}"
-        )
-    check_labels(model, cond)
-    _check_room(model, state.cache.get("cache", {}).get("counted"), noise.shape[1])
-    return _extend(model, variables, state, Plan(noise), cond, *check_draw(model.output, temperature, top_p))
+    if not isinstance(state, State):
+        raise ValueError(f"state: what start or extend returned is wanted, got {type(state).__name__}")
+    plan, batch = Plan(check_noise(noise)), len(state.last)
+    if plan.noise.ndim != 2 or len(plan.noise) != batch:
+        raise ValueError(f"noise of shape ({batch}, length of 1 or more) is wanted, got {plan.noise.shape}")
+    cond = check_cond(model, cond, batch)
+    _check_room(model, state.cache.get("cache", {}).get("counted"), plan.noise.shape[1])
+    limits = check_draw(model.output, temperature, top_p, batch)
+    state, drawn = _extend(model, variables, state, plan, cond, *limits, return_log_prob)
+    return (state, *drawn) if return_log_prob else (state, drawn.values)
 
 
 def empty_state(model: Any, variables: Any, batch: int, cond: Any = None, channels: tuple[int, ...] = ()) -> State:
@@ -115,9 +125,7 @@ def conditionals(model: Any, variables: Any, x: Array, context: Any, **options: 
     return model.apply(variables, x, context, method=method, **options)
 
 
-def draw_chunk(
-    model: Any, variables: Any, state: State, plan: Plan, cond: Any, draw: Draw
-) -> tuple[State, Int32[Array, "b t ..."]]:
+def draw_chunk(model: Any, variables: Any, state: State, plan: Plan, cond: Any, draw: Draw) -> tuple[State, Drawn]:
     """`extend` for any plan: nested scans over blocks of positions and the positions of a block.
 
     Of a plan `(batch, length, channels)` the positions are pixels, whose channels are drawn one after the other
@@ -147,8 +155,8 @@ def draw_chunk(
         mutable = ["cache", "block", "present"]
         params, memory = conditionals(model, variables | past | memory | before, last, context, mutable=mutable)
         present = memory.pop("present", {})
-        last = draw_position(params, plan)
-        return (last, memory), jax.tree.map(lambda leaf: leaf[:, 0], (last, present))
+        drawn = draw_position(params, plan)
+        return (drawn.values, memory), jax.tree.map(lambda leaf: leaf[:, 0], (drawn, present))
 
     def next_block(carry, slices):
         last, cache = carry
@@ -163,8 +171,8 @@ def draw_chunk(
         memory = merge(_part(cache, touched), own)
         (last, memory), left = lax.scan(partial(next_position, past), (last, memory), by_position)
         memory.pop("block", None)
-        xs, present = jax.tree.map(_swapped, left)
-        return (last, {"cache": commit(merge(cache, memory).get("cache", {}), present)}), xs
+        drawn, present = jax.tree.map(_swapped, left)
+        return (last, {"cache": commit(merge(cache, memory).get("cache", {}), present)}), drawn
 
     _, fixed = conditionals(
         model, variables | cache, state.last, at([leaf[:, :1] for leaf in series])[0], mutable=["cache", "fixed"]
@@ -174,16 +182,17 @@ def draw_chunk(
     whole = length // BLOCK * BLOCK
     if whole:
         blocks = [leaf[:, :whole].reshape(leaf.shape[0], -1, BLOCK, *leaf.shape[2:]) for leaf in series]
-        carry, xs = lax.scan(next_block, carry, list(map(_swapped, blocks)))
-        chunks.append(_swapped(xs).reshape(batch, whole, *channels))
+        carry, drawn = lax.scan(next_block, carry, list(map(_swapped, blocks)))
+        chunks.append(jax.tree.map(lambda leaf: _swapped(leaf).reshape(batch, whole, *channels), drawn))
     if whole < length:
-        carry, xs = next_block(carry, [leaf[:, whole:] for leaf in series])
-        chunks.append(xs)
-    return State(*carry), jnp.concatenate(chunks, 1)
+        carry, drawn = next_block(carry, [leaf[:, whole:] for leaf in series])
+        chunks.append(drawn)
+    return State(*carry), jax.tree.map(lambda *parts: jnp.concatenate(parts, 1), *chunks)
 
 
 @partial(jax.jit, static_argnames="model")
 def _start(model, variables, prompt, cond):
+    prompt = prompt.astype(jnp.int32)
     state = empty_state(model, variables, prompt.shape[0], cond)
     if not jax.tree.leaves(state.cache):
         raise ValueError(f"{type(model).__name__} keeps no memory, a model of sequences is wanted")
@@ -197,9 +206,11 @@ def _start(model, variables, prompt, cond):
     return State(prompt[:, -1:], cache)
 
 
-@partial(jax.jit, static_argnames="model")
-def _extend(model, variables, state, plan, cond, temperature, top_p):
-    return draw_chunk(model, variables, state, plan, cond, Draw(model.output, temperature, top_p))
+@partial(jax.jit, static_argnames=("model", "with_log_probs"))
+def _extend(model, variables, state, plan, cond, temperature, top_p, with_log_probs):
+    draw = Draw(model.output, temperature, top_p, with_log_probs)
+    state, drawn = draw_chunk(model, variables, state, plan, cond, draw)
+    return state, drawn.summed()
 
 
 def _check_room(model: Any, taken: Any, more: int) -> None:

@@ -23,6 +23,7 @@ from flax import struct
 from jaxtyping import Array, Float, Int, Key
 
 from arjax import checkpoints
+from arjax.checks import check_batch
 from arjax.data import Dataset, Windows, batches, epoch_batches
 from arjax.layers.conditioning import num_classes
 from arjax.modules import hashable
@@ -71,10 +72,14 @@ def create_state(model: Any, optimizer: optax.GradientTransformation, seed: int,
     """The state before the first step. A model with data-dependent initialisation takes it from `batch`.
 
     Not jitted: to compile the random numbers of a deep network's many parameters takes minutes.
+
+    Raises:
+        ValueError: as `train_step`.
     """
     model = hashable(model)
+    batch = check_batch(model, batch)
     init_key, key = jax.random.split(jax.random.key(seed))
-    params = model.init(init_key, batch["x"], batch.get("cond"))["params"]
+    params = model.init(init_key, jnp.asarray(batch["x"], jnp.int32), batch["cond"])["params"]
     step = jnp.zeros((), jnp.int32)
     cache = _empty_cache(model, params, batch) if "before" in batch else {}
     return TrainState(step, params, optimizer.init(params), jax.tree.map(jnp.copy, params), key, cache)
@@ -83,15 +88,22 @@ def create_state(model: Any, optimizer: optax.GradientTransformation, seed: int,
 def train_step(
     state: TrainState, batch: Batch, *, model: Any, optimizer: optax.GradientTransformation, ema_decay: float
 ) -> tuple[TrainState, dict[str, Float[Array, ""]]]:
-    """One update of `state`, which is donated.
+    """One update of `state`, which is donated; compiled once per shape of a batch.
 
     The average's decay rises from 1/10 to `ema_decay`, so that the first parameters are soon forgotten.
 
     Returns:
         The new state, and from before the update `nats`, the mean negative log-likelihood of an example, and
         `grad_norm`.
+
+    Raises:
+        ValueError: the batch is not of integers or empty, its parts do not fit the model or each other, or values
+            or labels are out of range. An array on a device is copied to the host for that. What cannot be read,
+            traced or spread over several hosts, is not checked: out of range it makes `nats` NaN.
     """
-    return _train_step(state, batch, model=hashable(model), optimizer=optimizer, ema_decay=ema_decay)
+    model = hashable(model)
+    batch = check_batch(model, batch)
+    return _train_step(state, batch, model=model, optimizer=optimizer, ema_decay=ema_decay)
 
 
 @partial(jax.jit, static_argnames=("model", "optimizer", "ema_decay"), donate_argnames="state")
@@ -115,8 +127,13 @@ def _train_step(state, batch, *, model, optimizer, ema_decay):
 
 
 def eval_step(model: Any, params: Any, batch: Batch, cache: Any) -> tuple[Float[Array, "b"], Int[Array, "b"], Any]:
-    """Of each example, the negative log-likelihood in nats and the dimensions it is of; and the cache."""
-    return _eval_step(hashable(model), params, batch, cache)
+    """Of each example, the negative log-likelihood in nats and the dimensions it is of; and the cache.
+
+    Raises:
+        ValueError: as `train_step`.
+    """
+    model = hashable(model)
+    return _eval_step(model, params, check_batch(model, batch), cache)
 
 
 @partial(jax.jit, static_argnames="model")
@@ -132,7 +149,7 @@ def evaluate(model: Any, params: Any, batches: Iterable[Batch]) -> dict[str, flo
     Whatever the sizes of the batches; with `before`, one batch goes on where the last one ended.
 
     Raises:
-        ValueError: there is no batch.
+        ValueError: there is no batch, or as `train_step`.
     """
     model = hashable(model)
     nats: list[Any] = []
@@ -268,10 +285,10 @@ def fit(
 
 def _nats(model: Any, params: Any, batch: Batch, cache: Any, **apply: Any) -> tuple[Float[Array, "b"], Any]:
     """Negative log-likelihood of each example, and the model's memory after the batch."""
-    x, cond, variables = batch["x"], batch.get("cond"), {"params": params}
+    x, cond, variables = batch["x"].astype(jnp.int32), batch.get("cond"), {"params": params}
     if "before" in batch:
         cache = jax.tree.map(lambda leaf: jnp.where(batch["fresh"], 0, leaf), cache)
-        before = jnp.concatenate([batch["before"], x[:, :-1]], 1)
+        before = jnp.concatenate([batch["before"].astype(jnp.int32), x[:, :-1]], 1)
         outputs, cache = model.apply(variables | cache, before, cond, mutable=["cache"], **apply)
     else:
         outputs = model.apply(variables, x, cond, **apply)

@@ -95,7 +95,8 @@ def measure(length: int, batch: int, features: int, seconds: float) -> list[comm
 
 def steps(model: Any, variables: Any, state: streaming.State, plan: Plan) -> jax.Array:
     """The next positions, drawn by the cached sampler."""
-    return streaming.draw_chunk(model, variables, state, plan, None, Draw(model.output, jnp.float32(1)))[1]
+    _, drawn = streaming.draw_chunk(model, variables, state, plan, None, Draw(model.output))
+    return drawn.values
 
 
 def draw(rows: list[common.Row], path: Path) -> None:

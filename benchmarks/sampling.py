@@ -34,7 +34,6 @@ from itertools import product
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 from jax import Array
 
 from arjax import sample_from_noise, sampling
@@ -132,7 +131,8 @@ def measure(
 
 def first_positions(model: Any, count: int, variables: Any, noise: Array) -> Array:
     """What the naive sampler does at its first `count` positions."""
-    return sampling._naive(model, variables, Plan(noise), None, Draw(model.output, jnp.float32(1)), count)[0]
+    drawn, _ = sampling._naive(model, variables, Plan(noise), None, Draw(model.output), count)
+    return drawn.values
 
 
 def _starred(row: common.Row) -> common.Row:

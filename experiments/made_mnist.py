@@ -72,6 +72,7 @@ agnostic = partial(Config, order_agnostic=True, connectivity_agnostic=True, num_
 wide = partial(Config, hidden=(8000,), learning_rate=1e-3, weight_decay=0.1, epochs=12)
 VARIANTS = {
     "1hl": ("500 hidden units, 1 mask", Config(RUNS / "1hl")),
+    "visible": ("no hidden units: a fully visible sigmoid belief net", Config(RUNS / "visible", hidden=())),
     "2hl": ("500 and 500 hidden units, 1 mask", Config(RUNS / "2hl", hidden=(500, 500))),
     "1hl-32": ("500 hidden units, 32 masks", agnostic(RUNS / "1hl-32")),
     "2hl-32": ("500 and 500 hidden units, 32 masks", agnostic(RUNS / "2hl-32", hidden=(500, 500))),
@@ -86,7 +87,8 @@ VARIANTS = {
 
 def main(config: Config) -> dict[str, float]:
     """Trains or resumes, evaluates, and draws samples of images. Returns test nats by model."""
-    config = common.shrunk(config, hidden=(8,), epochs=2, batch_size=16, num_masks=min(config.num_masks, 2))
+    hidden = (8,) * len(config.hidden)
+    config = common.shrunk(config, hidden=hidden, epochs=2, batch_size=16, num_masks=min(config.num_masks, 2))
     train, valid, test = common.load(config.dataset, config.data_dir, smoke=config.smoke)
     model = MADE(
         train.event,

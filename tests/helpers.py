@@ -44,9 +44,9 @@ def stepped(model, variables, plan, cond=None):
     def run(variables, plan, cond):
         def draw(params, plan):
             io_callback(lambda params: recorded.append(np.asarray(params)), None, params, ordered=True)
-            return Draw(model.output, jnp.float32(1))(params, plan)
+            return Draw(model.output)(params, plan)
 
-        return sampling._cached_image(model, variables, plan, cond, draw)
+        return sampling._cached_image(model, variables, plan, cond, draw).values
 
     x = jax.block_until_ready(jax.jit(run)(variables, plan, cond))
     jax.effects_barrier()

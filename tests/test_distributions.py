@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from arjax.distributions import Bernoulli, Categorical, DiscretizedLogisticMixture
+from arjax.distributions import BELOW_ONE, Bernoulli, Categorical, DiscretizedLogisticMixture
 
 LAST_U = 1 - 2**-24  # the largest float32 below 1
 
@@ -291,7 +291,7 @@ def test_tempered_probabilities_are_powers(distribution, temperature):
 def test_tempered_mixture_has_sharper_weights_and_scales():
     mixture = DiscretizedLogisticMixture(2, 256)
     params = np.float32([0, 1, -0.5, 0.5, -3, -20])
-    expected = [0, 2, -0.5, 0.5, -3 + math.log(0.5), -7 + math.log(0.5)]
+    expected = [-2, 0, -0.5, 0.5, -3 + math.log(0.5), -7 + math.log(0.5)]
     np.testing.assert_allclose(mixture.temper(params, 0.5), expected, rtol=1e-6)
     np.testing.assert_allclose(call(mixture, "temper", params, np.float32(0.5)), expected, rtol=1e-6)
 
@@ -315,9 +315,23 @@ def test_data_may_be_narrower_than_int32(distribution):
 
 
 @each([Bernoulli(), Categorical(17), DiscretizedLogisticMixture(3, 256)])
-def test_data_out_of_range_yield_numbers(distribution):
+def test_data_out_of_range_have_no_probability(distribution):
     x = np.int32([-1, distribution.levels, 2**31 - 1, -(2**31), -1000, 1000])
-    assert np.isfinite(call(distribution, "log_prob", random_params(distribution), x)).all()
+    params = random_params(distribution)
+    assert np.isnan(call(distribution, "log_prob", params, x)).all()
+    assert np.isfinite(jax.grad(lambda params: distribution.log_prob(params, x).sum())(params)).all()
+
+
+@each([Bernoulli(), Categorical(17), DiscretizedLogisticMixture(3, 256)])
+def test_what_is_no_number_draws_no_level(distribution):
+    params, u = random_params(distribution), np.float32([np.nan, -0.1, 1.0, np.inf, 0.5, 0.5])
+    params[-1, -1] = np.nan
+    drawn = np.asarray(call(distribution, "quantile", params, u))
+    assert (drawn[[0, 1, 2, 3, 5]] == -1).all()
+    assert drawn[4] >= 0
+    u = np.float64([1 - 1e-12] * 5)
+    last = call(distribution, "quantile", params[:5], np.full(5, BELOW_ONE))
+    np.testing.assert_array_equal(distribution.quantile(params[:5], u), last)
 
 
 @each([Bernoulli(), Categorical(3), DiscretizedLogisticMixture(2, 17)])

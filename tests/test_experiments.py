@@ -50,6 +50,7 @@ CHECKS = {
     "coloured_mnist": check_scores,
     "own_network": check_scores,
     "made_mnist 1hl": check_scores,
+    "made_mnist visible": check_scores,
     "mnist_completions": check_scores,
     "cifar10 pixelcnn": check_scores,
     "cifar10 gated": check_scores,

@@ -119,7 +119,9 @@ def test_normalisation(name):
     assert float(jax.nn.logsumexp(log_probs)) == pytest.approx(0, abs=2e-5)
 
 
-quantile = jax.jit(lambda output, *args: output.quantile(*args), static_argnums=0)
+@partial(jax.jit, static_argnums=0)
+def quantile_and_log_prob(output, params, noise, x):
+    return output.quantile(params, noise), output.log_prob(params, x)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -127,16 +129,19 @@ def test_samplers_agree(name):
     model, variables, x, cond = setup(name)
     noise = jax.random.uniform(jax.random.key(3), (64, *x.shape[1:]))
     cond = resize(cond, len(noise))
-    naive = arjax.sample_from_noise(model, variables, noise, cond, method="naive")
-    cached = arjax.sample_from_noise(model, variables, noise, cond, method="cached")
-    fixed, iterations = arjax.sample_from_noise(
-        model, variables, noise, cond, method="fixed_point", return_iterations=True
-    )
+    draw = partial(arjax.sample_from_noise, model, variables, noise, cond, return_log_prob=True)
+    naive, *log_probs = draw(method="naive")
+    cached, cached_log_prob = draw(method="cached")
+    fixed, fixed_log_prob, iterations = draw(method="fixed_point", return_iterations=True)
     chex.assert_trees_all_equal(naive, cached, fixed)
     assert naive.dtype == jnp.int32
     assert 1 <= iterations <= math.prod(x.shape[1:]) + 1
-    given_back = quantile(model.output, apply(model, variables, naive, cond), noise)
+    given_back, conditionals = quantile_and_log_prob(
+        model.output, apply(model, variables, naive, cond), noise, naive
+    )
     chex.assert_trees_all_equal(naive, given_back)
+    for log_prob in (*log_probs, cached_log_prob, fixed_log_prob):
+        chex.assert_trees_all_close(log_prob, conditionals.sum(range(1, x.ndim)), rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -190,11 +195,16 @@ def test_streaming_equals_one_call(name):
     length, hop = x.shape[1], HOPS.get(name, 1)
     own = partial(of_chunk, cond, length)
     state = arjax.start(model, variables, whole[:, :hop], own(0, hop))
-    parts = [whole[:, :hop]]
+    parts, log_probs = [whole[:, :hop]], []
     for start, end in itertools.pairwise(sorted({hop, min(3 * hop, length), length})):
-        state, chunk = arjax.extend(model, variables, state, noise[:, start:end], own(start, end))
+        state, chunk, log_prob = arjax.extend(
+            model, variables, state, noise[:, start:end], own(start, end), return_log_prob=True
+        )
         parts.append(chunk)
+        log_probs.append(log_prob)
     np.testing.assert_array_equal(np.concatenate(parts, 1), whole)
+    conditionals = model.output.log_prob(apply(model, variables, whole, cond), whole)
+    chex.assert_trees_all_close(sum(log_probs), conditionals[:, hop:].sum(1), rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("name", CONDITIONAL)
@@ -225,17 +235,25 @@ def test_missing_or_surplus_cond(name):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_evidence_stays(name):
+    """Each example at a temperature of its own; the log-probability is that of what was drawn, at that."""
     model, variables, x, cond = setup(name)
     x, cond = resize(x, 64), resize(cond, 64)
     known = np.random.default_rng(6).random(x.shape) < 0.4
     noise = jax.random.uniform(jax.random.key(7), x.shape)
-    naive, cached, fixed = (
-        arjax.sample_from_noise(model, variables, noise, cond, method=method, evidence=(x, known))
+    temperature = np.linspace(0.5, 2, 64, dtype=np.float32)
+    draw = partial(arjax.sample_from_noise, model, variables, noise, cond, temperature=temperature)
+    (naive, log_prob), *others = (
+        draw(method=method, evidence=(x, known), return_log_prob=True)
         for method in ("naive", "cached", "fixed_point")
     )
-    chex.assert_trees_all_equal(naive, cached, fixed)
-    np.testing.assert_array_equal(naive[known], x[known])
-    free = arjax.sample_from_noise(model, variables, noise, cond)
+    chex.assert_trees_all_equal(naive, *(other for other, _ in others))
+    params = model.output.temper(apply(model, variables, naive, cond), temperature.reshape(-1, *[1] * x.ndim))
+    given_back, conditionals = quantile_and_log_prob(model.output, params, noise, naive)
+    np.testing.assert_array_equal(naive, jnp.where(known, x, given_back))
+    drawn = jnp.where(known, 0, conditionals).sum(range(1, x.ndim))
+    for each in (log_prob, *(other for _, other in others)):
+        chex.assert_trees_all_close(each, drawn, rtol=1e-4, atol=1e-4)
+    free = draw()
     ranks = ranks_of(model, variables, x.shape[1:]).reshape(x.shape[1:])
     first_known = np.where(known, ranks, ranks.size).reshape(len(x), -1).min(1)
     before = ranks[None] < first_known.reshape(-1, *[1] * ranks.ndim)
@@ -267,7 +285,7 @@ def test_temperature(name):
     cond = resize(cond, 64)
     noise = jax.random.uniform(jax.random.key(8), (64, *x.shape[1:]))
     cold = [
-        arjax.sample_from_noise(model, variables, noise, cond, method=method, temperature=1e-6)
+        arjax.sample_from_noise(model, variables, noise, cond, method=method, temperature=1e-45)
         for method in ("naive", "cached", "fixed_point")
     ]
     chex.assert_trees_all_equal(*cold)

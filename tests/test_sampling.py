@@ -70,13 +70,13 @@ VALUES, KNOWN = np.zeros((5, 2, 3), np.int32), np.ones((5, 2, 3), bool)
 @pytest.mark.parametrize(
     ("values", "known", "message"),
     [
-        (VALUES[:4], KNOWN, r"evidence values: integer of .* \(5, 2, 3\) is wanted, got int32 of \(4, 2, 3\)"),
-        (VALUES[0], KNOWN, r"evidence values: .* \(5, 2, 3\) is wanted, got int32 of \(2, 3\)"),
-        (VALUES, KNOWN[..., :1], r"evidence mask: .* \(5, 2, 3\) is wanted, got bool of \(5, 2, 1\)"),
-        (VALUES.astype(np.float32), KNOWN, r"evidence values: integer .*, got float32"),
-        (VALUES, KNOWN.astype(np.int32), r"evidence mask: bool.*, got int32"),
-        (VALUES + 4, KNOWN, r"evidence values: 0..3 are wanted, got 4..4"),
-        (VALUES - 1, KNOWN, r"evidence values: 0..3 are wanted, got -1..-1"),
+        (VALUES[:4], KNOWN, r"evidence values: integers of .* \(5, 2, 3\) are wanted, got int32 of \(4, 2, 3\)"),
+        (VALUES[0], KNOWN, r"evidence values: .* \(5, 2, 3\) are wanted, got int32 of \(2, 3\)"),
+        (VALUES, KNOWN[..., :1], r"evidence mask: .* \(5, 2, 3\) are wanted, got bool of \(5, 2, 1\)"),
+        (VALUES.astype(np.float32), KNOWN, r"evidence values: integers .*, got float32"),
+        (VALUES, KNOWN.astype(np.int32), r"evidence mask: booleans .*, got int32"),
+        (VALUES + 4, KNOWN, r"evidence values: integers 0..3 are wanted, got values 4..4"),
+        (VALUES - 1, KNOWN, r"evidence values: integers 0..3 are wanted, got values -1..-1"),
     ],
 )  # fmt: skip
 def test_evidence_that_does_not_fit(values, known, message):
@@ -277,8 +277,7 @@ def test_no_work_on_parameters_within_the_loops(name, hoisted, monkeypatch):
         monkeypatch.setattr(sampling, "_fixed", lambda *args: {})
 
     def run(variables, noise, labels):
-        draw = Draw(model.output, np.float32(1))
-        return sampling._cached_image(model, variables, Plan(noise), labels, draw)
+        return sampling._cached_image(model, variables, Plan(noise), labels, Draw(model.output))
 
     jaxpr = jax.make_jaxpr(run)(variables, np.zeros(shape, np.float32), labels).jaxpr
     alive, _ = partial_eval.dce_jaxpr(jaxpr, [True], instantiate=True)

@@ -144,9 +144,9 @@ def test_bad_input():
         arjax.log_prob(model, variables, sample[:, :2], part(cond, 0, 4))
     with pytest.raises(ValueError, match="a tuple of 2 conditions is wanted, got 1"):
         arjax.log_prob(model, variables, sample, cond[:1])
-    with pytest.raises(ValueError, match=r"labels 0\.\.2 are wanted, got 0\.\.3"):
+    with pytest.raises(ValueError, match=r"labels 0\.\.2 are wanted, got values 0\.\.3"):
         arjax.log_prob(model, variables, sample, (np.array([3, 0]), cond[1]))
-    with pytest.raises(ValueError, match=r"a prompt of shape \(batch, length\) is wanted, got \(8,\)"):
+    with pytest.raises(ValueError, match=r"a prompt of shape \(batch, length\) is wanted, got int32 of \(8,\)"):
         start(model, variables, sample[0, :8], cond)
     with pytest.raises(ValueError, match=r"integers 0\.\.6 are wanted, got values 0\.\.7"):
         start(model, variables, np.array([[0, 7]]), cond)

@@ -80,6 +80,7 @@ ZOO = {
         integers(2, 4, 8),
         None,
     ),
+    "made_visible": lambda: (MADE((8,), hidden=(), direct=True, ordering=ORDER), integers(2, 4, 8), None),
     "made_categorical": lambda: (
         MADE((2, 3), Categorical(4), hidden=(25, 25), direct=True),
         integers(4, 4, 2, 3),

@@ -26,11 +26,10 @@ class Classes(nn.Module):
 
     @nn.compact
     def __call__(self, cond: Array) -> Array:
-        """`Int[b] -> Float[b, num_classes]`."""
-        if cond.ndim != 1 or not jnp.issubdtype(cond.dtype, jnp.integer):
-            wanted = f"labels 0..{self.num_classes - 1} of shape (batch,)"
-            raise ValueError(f"cond: {wanted} are wanted, got {cond.dtype} {cond.shape}")
-        return jax.nn.one_hot(cond, self.num_classes, dtype=jnp.float32)
+        """`Int[b] -> Float[b, num_classes]`, NaN for a label that is out of range."""
+        _check(cond, jnp.integer, (), f"labels 0..{self.num_classes - 1} of shape (batch,)")
+        codes = jax.nn.one_hot(cond, self.num_classes, dtype=jnp.float32)
+        return jnp.where(((cond >= 0) & (cond < self.num_classes))[:, None], codes, jnp.nan)
 
 
 class Vector(nn.Module):
@@ -41,7 +40,7 @@ class Vector(nn.Module):
     @nn.compact
     def __call__(self, cond: Array) -> Array:
         """`Float[b, features]`, as it is."""
-        _check(cond, (self.features,))
+        _check(cond, jnp.floating, (self.features,))
         return cond
 
 
@@ -55,7 +54,7 @@ class Map(nn.Module):
     @nn.compact
     def __call__(self, cond: Array) -> Array:
         """`Float[b, height, width, features]`, as it is."""
-        _check(cond, (self.height, self.width, self.features))
+        _check(cond, jnp.floating, (self.height, self.width, self.features))
         return cond
 
 
@@ -80,7 +79,7 @@ class Deconvolution(nn.Module):
         factor = 2 ** len(self.features)
         if self.height % factor or self.width % factor:
             raise ValueError(f"{factor} has to divide the size of the map, got {self.height} x {self.width}")
-        _check(cond, (self.in_features,))
+        _check(cond, jnp.floating, (self.in_features,))
         start = (self.height // factor, self.width // factor, self.features[0])
         s = nn.Dense(start[0] * start[1] * start[2])(cond).reshape(-1, *start)
         for features in self.features:
@@ -114,9 +113,7 @@ class Upsampling(nn.Module):
     @nn.compact
     def __call__(self, cond: Array) -> Array:
         """`Float[b, frames, in_features] -> Float[b, frames * hop, features]`."""
-        if cond.ndim != 3 or cond.shape[2] != self.in_features or not jnp.issubdtype(cond.dtype, jnp.floating):
-            wanted = f"floats of shape (batch, frames, {self.in_features})"
-            raise ValueError(f"cond: {wanted} are wanted, got {cond.dtype} {cond.shape}")
+        _check(cond, jnp.floating, ("frames", self.in_features))
         if not self.learned:
             return jnp.repeat(cond, self.hop, axis=1)
         for i, factor in enumerate(self.factors):
@@ -146,7 +143,7 @@ class Several(nn.Module):
         if not isinstance(cond, (tuple, list)) or len(cond) != len(self.parts):
             got = f"{len(cond)}" if isinstance(cond, (tuple, list)) else type(cond).__name__
             raise ValueError(f"cond: a tuple of {len(self.parts)} conditions is wanted, got {got}")
-        features = [part(jnp.asarray(own)) for part, own in zip(self.parts, cond, strict=True)]
+        features = [part(own) for part, own in zip(self.parts, cond, strict=True)]
         axes = max(feature.ndim for feature in features) - 2
         features = [_spread(feature, axes) for feature in features]
         places = np.broadcast_shapes(*(feature.shape[:-1] for feature in features))
@@ -190,26 +187,6 @@ def num_classes(model: Any) -> int | None:
     return getattr(getattr(model, "conditioning", None), "num_classes", None)
 
 
-def check_labels(model: Any, cond: Any) -> None:
-    """Raises `ValueError` if concrete labels in `cond` are out of the range of a model's classes."""
-    conditioning = getattr(model, "conditioning", None)
-    parts = conditioning.parts if isinstance(conditioning, Several) else [conditioning]
-    conds = cond if isinstance(conditioning, Several) and isinstance(cond, (tuple, list)) else [cond]
-    for part, own in zip(parts, conds, strict=False):
-        _check_labels(getattr(part, "num_classes", None), own)
-
-
-def _check_labels(classes: int | None, cond: Any) -> None:
-    if classes is None or cond is None or isinstance(cond, jax.core.Tracer):
-        return
-    labels = np.asarray(cond)
-    if labels.size == 0 or not np.issubdtype(labels.dtype, np.integer):
-        return
-    low, high = labels.min(), labels.max()
-    if low < 0 or high >= classes:
-        raise ValueError(f"cond: labels 0..{classes - 1} are wanted, got {low}..{high}")
-
-
 def check_size(context: Any, x: Array) -> None:
     """Raises `ValueError` unless maps in `context` are as large as the images `x`."""
     for leaf in jax.tree.leaves(context):
@@ -224,7 +201,11 @@ def check_length(context: Any, x: Array) -> None:
             raise ValueError(f"cond: a series for {x.shape[1]} positions is wanted, got one for {leaf.shape[1]}")
 
 
-def _check(cond: Array, shape: tuple[int, ...]) -> None:
-    if cond.shape[1:] != shape or not jnp.issubdtype(cond.dtype, jnp.floating):
-        wanted = f"floats of shape (batch, {', '.join(map(str, shape))})"
-        raise ValueError(f"cond: {wanted} are wanted, got {cond.dtype} {cond.shape}")
+def _check(cond: Any, kind: Any, sizes: tuple[int | str, ...], wanted: str | None = None) -> None:
+    """Raises `ValueError` unless `cond` is an array `(batch, *sizes)` of a `kind`; a name stands for any size."""
+    shape = getattr(cond, "shape", ())
+    fits = len(shape) == 1 + len(sizes) and jnp.issubdtype(cond.dtype, kind)
+    if not fits or any(n != size and not isinstance(size, str) for size, n in zip(sizes, shape[1:], strict=True)):
+        wanted = wanted or f"floats of shape (batch, {', '.join(map(str, sizes))})"
+        got = f"{cond.dtype} {shape}" if hasattr(cond, "dtype") else type(cond).__name__
+        raise ValueError(f"cond: {wanted} are wanted, got {got}")

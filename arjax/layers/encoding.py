@@ -1,5 +1,7 @@
 """Integers to network inputs. `ABSENT` (-1), what stands before the first position, becomes zeros.
 
+What is neither a level nor absent becomes NaN: nothing that depends on it looks like a result.
+
 All codes are defined (and differentiable) between the integers too, so that `jax.jacobian` of a network with
 respect to its data shows who sees whom; at an integer they are exact.
 """
@@ -11,6 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 from jax.typing import DTypeLike
+
+from arjax.layers.shift import ABSENT
 
 
 def check_images(x: Array, channels: int) -> None:
@@ -30,7 +34,7 @@ def one_hot(x: Array, levels: int, dtype: DTypeLike = jnp.float32) -> Array:
     distance = jnp.abs(
         x[..., None].astype(jnp.float32) - jnp.arange(levels, dtype=jnp.float32).reshape((1,) * x.ndim + (-1,))
     )
-    return jnp.maximum(1 - distance, 0).astype(dtype)
+    return _of_levels(jnp.maximum(1 - distance, 0), x[..., None], levels).astype(dtype)
 
 
 def scale(x: Array, levels: int, dtype: DTypeLike = jnp.float32) -> Array:
@@ -39,7 +43,7 @@ def scale(x: Array, levels: int, dtype: DTypeLike = jnp.float32) -> Array:
     `[..., channels] -> [..., channels + 1]`.
     """
     present = (x >= 0).astype(jnp.float32)
-    value = (x.astype(jnp.float32) * (2 / (levels - 1)) - 1) * present
+    value = _of_levels((x.astype(jnp.float32) * (2 / (levels - 1)) - 1) * present, x, levels)
     return jnp.concatenate([value, present[..., :1]], -1).astype(dtype)
 
 
@@ -61,7 +65,7 @@ class Embedding(nn.Module):
             return jnp.take(table, index, axis=0, mode="fill", fill_value=0)
 
         if jnp.issubdtype(x.dtype, jnp.integer):
-            return rows(x)
+            return _of_levels(rows(x), x[..., None], self.levels)
         part = (x - jnp.floor(x))[..., None].astype(self.dtype)
         return rows(jnp.floor(x)) * (1 - part) + rows(jnp.floor(x) + 1) * part
 
@@ -79,3 +83,9 @@ def coordinates(x: Array, shape: tuple[int, ...], dtype: DTypeLike = jnp.float32
 def beside(h: Array, other: Array) -> Array:
     """The channels of `h` and after them those of `other`, the same for every example."""
     return jnp.concatenate([h, jnp.broadcast_to(other, (*h.shape[:-1], other.shape[-1]))], -1)
+
+
+def _of_levels(code: Array, x: Array, levels: int) -> Array:
+    """`code`, NaN where `x` is neither a level (nor between two) nor `ABSENT`."""
+    x = x.astype(jnp.float32)
+    return jnp.where((x >= ABSENT) & (x < levels), code, jnp.nan)

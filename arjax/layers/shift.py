@@ -12,7 +12,10 @@ def entry_shift(x: Array, axis: int) -> Array:
     """What is known before each slice of `x` along `axis`: the slice before it, `ABSENT` before the first.
 
     The one shift of an autoregressive network, where its input enters; every layer after it sees the present.
+    Integers of any dtype become int32.
     """
+    if jnp.issubdtype(x.dtype, jnp.integer):
+        x = jnp.asarray(x, jnp.int32)
     return shift(x, axis, ABSENT)
 
 

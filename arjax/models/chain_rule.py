@@ -8,11 +8,12 @@ import graphlib
 from typing import Any
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from arjax.drawing import Draw, Plan
+from arjax.drawing import Draw, Drawn, Plan
 from arjax.layers import one_hot
 
 
@@ -76,9 +77,10 @@ class ChainRule(nn.Module):
         """The step at which each variable is generated. Shape `(D,)`."""
         return np.argsort(self.order())
 
-    def generate(self, draw: Draw, plan: Plan, cond: None = None) -> Array:
+    def generate(self, draw: Draw, plan: Plan, cond: None = None) -> Drawn:
         """Each conditional is evaluated once, parents first."""
-        x = jnp.zeros(plan.noise.shape, jnp.int32)
+        drawn = draw.nothing(plan.noise.shape)
         for i in self.order():
-            x = x.at[:, i].set(draw(self.conditional(i, x), plan.at(np.s_[:, i])))
-        return x
+            new = draw(self.conditional(i, drawn.values), plan.at(np.s_[:, i]))
+            drawn = jax.tree.map(lambda old, new, i=i: old.at[:, i].set(new), drawn, new)
+        return drawn

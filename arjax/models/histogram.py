@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from arjax.drawing import Draw, Plan
+from arjax.drawing import Draw, Drawn, Plan
 
 
 class Histogram(nn.Module):
@@ -33,7 +33,7 @@ class Histogram(nn.Module):
         params = self.param("logits", self.kernel_init, (*self.event, self.output.num_params), jnp.float32)
         return jnp.broadcast_to(params, (*x.shape, self.output.num_params))
 
-    def generate(self, draw: Draw, plan: Plan, cond: None = None) -> Array:
+    def generate(self, draw: Draw, plan: Plan, cond: None = None) -> Drawn:
         """All positions at once."""
         return draw(self(plan.noise, cond), plan)
 

@@ -21,7 +21,7 @@ from jax import Array, lax
 from jax.typing import DTypeLike
 
 from arjax import distributions, masks, orderings
-from arjax.drawing import Draw, Plan
+from arjax.drawing import Draw, Drawn, Plan
 from arjax.layers import MaskedDense, one_hot
 
 
@@ -34,7 +34,8 @@ class MADE(nn.Module):
     Attributes:
         event: shape of an event.
         output: the distribution of a variable.
-        hidden: widths of the hidden layers.
+        hidden: widths of the hidden layers. With none, and direct connections, each conditional is a logistic
+            regression: the fully visible sigmoid belief net (Neal, 1992; Frey et al., 1996).
         direct: whether inputs are also connected to the outputs directly.
         ordering: rank of each variable (see `arjax.orderings`), flattened; None is raster order.
         order_agnostic: whether the order depends on the seed instead.
@@ -56,12 +57,14 @@ class MADE(nn.Module):
     dtype: DTypeLike = jnp.float32
 
     def setup(self):
-        """Creates the layers."""
+        """Creates the layers. Raises `ValueError` if nothing connects the inputs to the outputs."""
+        if not self.hidden and not self.direct:
+            raise ValueError("hidden=() wants direct=True, got direct=False: nothing would connect the variables")
         widths = [self.size * self.code_length, *self.hidden, self.size * self.output.num_params]
         self.layers = [
             MaskedDense(inputs, outputs, dtype=self.dtype) for inputs, outputs in itertools.pairwise(widths)
         ]
-        if self.direct:
+        if self.direct and self.hidden:  # else the only layer is the direct one
             self.direct_layer = MaskedDense(widths[0], widths[-1], use_bias=False, dtype=self.dtype)
 
     @property
@@ -85,8 +88,8 @@ class MADE(nn.Module):
         h = code = self.encode(x).reshape(x.shape[0], -1)
         for layer, before, after in zip(self.layers, [inputs, *degrees], degrees, strict=False):
             h = self.activation(layer(h, masks.connect(before, after, strict=False)))
-        params = self.layers[-1](h, masks.connect(degrees[-1], outputs, strict=True))
-        if self.direct:
+        params = self.layers[-1](h, masks.connect([inputs, *degrees][-1], outputs, strict=True))
+        if self.direct and self.hidden:
             params = params + self.direct_layer(code, masks.connect(inputs, outputs, strict=True))
         return params.reshape(*x.shape, self.output.num_params).astype(jnp.float32)
 
@@ -124,7 +127,7 @@ class MADE(nn.Module):
         """`Int[..., ] -> Float[..., code_length]`."""
         return one_hot(x, self.output.levels, self.dtype)[..., 1:]
 
-    def generate(self, draw: Draw, plan: Plan, cond: None = None) -> Array:
+    def generate(self, draw: Draw, plan: Plan, cond: None = None) -> Drawn:
         """Samples for the price of a few forward passes, in any order.
 
         Variables and hidden units are sorted by rank and degree and cut into blocks of about sqrt(D) ranks. A
@@ -152,7 +155,7 @@ class MADE(nn.Module):
                 strict=True,
             )
         ]
-        if self.direct:
+        if self.direct and self.hidden:
             direct_kernel = self.direct_layer.masked_kernel(masks.connect(inputs, outputs, strict=True))
             direct = _arrange(direct_kernel, codes, params)
         else:
@@ -173,6 +176,9 @@ class MADE(nn.Module):
             if direct is not None:
                 output = output + direct[0] @ known[0].reshape(-1, shape[0])
                 own_direct = _per_variable(direct[1], length)
+            own_first = _per_variable(own[0], length)
+            out_of_last = own[-1].reshape(length, -1, own[-1].shape[-1])
+            members = (own_first, out_of_last, own_direct) if hidden else (None, None, own_first)
 
             def units(first):
                 activations = [self.activation(first)]
@@ -183,31 +189,28 @@ class MADE(nn.Module):
             def variable(carry, slices):
                 first, output = carry
                 j, into_first, out_of_last, into_output, plan = slices
-                own_params = lax.dynamic_index_in_dim(output, j, keepdims=False) + out_of_last @ units(first)[-1]
-                x = draw(own_params.T.astype(jnp.float32), plan)
-                code = self.encode(x).T
-                first = first + into_first @ code
+                own_params = lax.dynamic_index_in_dim(output, j, keepdims=False)
+                if hidden:
+                    own_params = own_params + out_of_last @ units(first)[-1]
+                drawn = draw(own_params.T.astype(jnp.float32), plan)
+                code = self.encode(drawn.values).T
+                if hidden:
+                    first = first + into_first @ code
                 if into_output is not None:
                     output = output + (into_output @ code).reshape(output.shape)
-                return (first, output), (x, code)
+                return (first, output), (drawn, code)
 
-            slices = (
-                jnp.arange(length, dtype=jnp.int32),
-                _per_variable(own[0], length),
-                own[-1].reshape(length, -1, own[-1].shape[-1]),
-                own_direct,
-                plan,
-            )
+            slices = jnp.arange(length, dtype=jnp.int32), *members, plan
             output = output.reshape(length, -1, shape[0])
-            (first, _), (xs, code) = lax.scan(variable, (hidden[0], output), slices)
-            news = [code.reshape(known[0].shape[1:]), *units(first)]
+            (first, _), (drawn, code) = lax.scan(variable, (hidden[0] if hidden else None, output), slices)
+            news = [code.reshape(known[0].shape[1:]), *(units(first) if hidden else [])]
             known = [lax.dynamic_update_index_in_dim(a, new, k, 0) for a, new in zip(known, news, strict=True)]
-            return known, xs
+            return known, drawn
 
         known = [jnp.zeros((*members.shape, shape[0]), self.dtype) for members in [codes, *units]]
         slices = (jnp.arange(variables.shape[0], dtype=jnp.int32), weights, direct, biases, plan)
-        _, xs = lax.scan(block, known, slices)
-        return xs.reshape(-1, shape[0])[ranks].T.reshape(shape)
+        _, drawn = lax.scan(block, known, slices)
+        return jax.tree.map(lambda leaf: leaf.reshape(-1, shape[0])[ranks].T.reshape(shape), drawn)
 
 
 def _blocks(order: Array, ranks: np.ndarray, length: int, count: int) -> Array:
