@@ -85,20 +85,6 @@ class Draw(NamedTuple):
         return Drawn(jnp.where(plan.known, plan.values, values), log_probs)
 
 
-def draw_colours(colours: Callable[[Array], Array], draw: Draw, plan: Plan, absent: int) -> Drawn:
-    """Pixels channel by channel, where `colours(pixels)` are the parameters of each channel given those before it.
-
-    What is not yet drawn is `absent`. The last axis of the plan is that of the channels.
-    """
-    pixels = jnp.full(plan.noise.shape, absent, jnp.int32)
-    channels = []
-    for channel in range(pixels.shape[-1]):
-        params = colours(pixels)[..., channel, :]
-        channels.append(draw(params, plan.at(np.s_[..., channel])))
-        pixels = pixels.at[..., channel].set(channels[-1].values)
-    return jax.tree.map(lambda *parts: jnp.stack(parts, -1), *channels)
-
-
 def _by_example(setting: ArrayLike, params: Array) -> Array:
     """A scalar as it is; one number an example with axes of length 1 for all other axes of `params`."""
     array = jnp.asarray(setting, jnp.float32)

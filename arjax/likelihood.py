@@ -11,7 +11,7 @@ from jax import Array
 from jaxtyping import Float
 
 from arjax.checks import check_cond, check_data, check_seeds
-from arjax.modules import hashable
+from arjax.modules import forward, hashable
 
 
 def log_prob(model: Any, variables: Any, x: Array | np.ndarray, cond: Any = None) -> Float[Array, "b"]:
@@ -95,7 +95,7 @@ def _checked(model: Any, x: Any, cond: Any) -> tuple[Any, Any]:
 @partial(jax.jit, static_argnames="model")
 def _log_prob(model, variables, x, cond):
     x = x.astype(jnp.int32)
-    log_probs = model.output.log_prob(model.apply(variables, x, cond), x)
+    log_probs = model.output.log_prob(forward(model, variables, x, cond), x)
     return log_probs.sum(range(1, x.ndim))
 
 

@@ -1,13 +1,52 @@
-"""Modules as what `jax.jit` takes for a static argument: fields that can be hashed and compared."""
+"""Models as the public functions take them: what can be called, hashed and compared."""
 
 import dataclasses
+import inspect
 import operator
+from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
 import jax
 import numpy as np
 from flax.core import FrozenDict
+
+
+@dataclasses.dataclass(frozen=True)
+class Causal:
+    """A causal function as a model, for all that takes one.
+
+    Attributes:
+        apply: `apply(variables, x)` or `apply(variables, x, cond)`, the parallel pass: the parameters
+            `(batch, *event, num_params)` of every conditional of integers `(batch, *event)`.
+        output: what the parameters mean, one of `arjax.distributions`.
+    """
+
+    apply: Callable[..., Any]
+    output: Any
+
+
+def forward(model: Any, variables: Any, x: Any, cond: Any = None, *, train: bool = False, **options: Any) -> Any:
+    """The parallel pass: the parameters of every conditional of `x`.
+
+    Args:
+        model: a Linen module, or `Causal`.
+        variables: its variables.
+        x: data `(batch, *event)`.
+        cond: conditioning, for a model that takes it.
+        train: passed on to a model that takes it.
+        options: of `nn.Module.apply`.
+
+    Raises:
+        ValueError: the model takes no `cond`.
+    """
+    function = type(model).__call__ if isinstance(model, nn.Module) else model.apply
+    _, _, *taken = inspect.signature(function).parameters.values()
+    if cond is not None and (not taken or taken[0].name == "train"):
+        raise ValueError(f"cond: {type(model).__name__} takes none")
+    if train and any(parameter.name == "train" or parameter.kind is parameter.VAR_KEYWORD for parameter in taken):
+        options["train"] = True
+    return model.apply(variables, x, *(() if cond is None else (cond,)), **options)
 
 
 def hashable(model: Any) -> Any:

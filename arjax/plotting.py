@@ -21,7 +21,7 @@ from arjax.checks import check_cond, check_data
 from arjax.data.audio import log_mel, mel_centres
 from arjax.extras import require
 from arjax.likelihood import nats_to_bits_per_dim
-from arjax.modules import hashable
+from arjax.modules import forward, hashable
 
 BACKGROUND, INK = (255, 255, 255), (64, 64, 64)
 
@@ -271,7 +271,7 @@ def receptive_field_map(
 def _receptive_field_map(model, variables, x, position, cond):
     def params(x, cond):
         x, cond = jax.tree.map(lambda leaf: leaf[None], (x, cond))
-        return model.apply(variables, x, cond)[0][position]
+        return forward(model, variables, x, cond)[0][position]
 
     def influence(example):
         return jnp.abs(jax.jacrev(params)(*example)).sum(0)

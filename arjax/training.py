@@ -26,7 +26,7 @@ from arjax import checkpoints
 from arjax.checks import check_batch
 from arjax.data import Dataset, Windows, batches, epoch_batches
 from arjax.layers.conditioning import num_classes
-from arjax.modules import hashable
+from arjax.modules import forward, hashable
 
 try:
     from tqdm import tqdm
@@ -79,7 +79,8 @@ def create_state(model: Any, optimizer: optax.GradientTransformation, seed: int,
     model = hashable(model)
     batch = check_batch(model, batch)
     init_key, key = jax.random.split(jax.random.key(seed))
-    params = model.init(init_key, jnp.asarray(batch["x"], jnp.int32), batch["cond"])["params"]
+    given = (batch["x"],) if batch["cond"] is None else (batch["x"], batch["cond"])
+    params = model.init(init_key, *jax.tree.map(jnp.asarray, given))["params"]
     step = jnp.zeros((), jnp.int32)
     cache = _empty_cache(model, params, batch) if "before" in batch else {}
     return TrainState(step, params, optimizer.init(params), jax.tree.map(jnp.copy, params), key, cache)
@@ -283,15 +284,16 @@ def fit(
     return checkpoints.restore(directory, like, model, best=True)[0], history
 
 
-def _nats(model: Any, params: Any, batch: Batch, cache: Any, **apply: Any) -> tuple[Float[Array, "b"], Any]:
+def _nats(model: Any, params: Any, batch: Batch, cache: Any, **options: Any) -> tuple[Float[Array, "b"], Any]:
     """Negative log-likelihood of each example, and the model's memory after the batch."""
-    x, cond, variables = batch["x"].astype(jnp.int32), batch.get("cond"), {"params": params}
+    x, variables = batch["x"].astype(jnp.int32), {"params": params}
     if "before" in batch:
         cache = jax.tree.map(lambda leaf: jnp.where(batch["fresh"], 0, leaf), cache)
-        before = jnp.concatenate([batch["before"].astype(jnp.int32), x[:, :-1]], 1)
-        outputs, cache = model.apply(variables | cache, before, cond, mutable=["cache"], **apply)
-    else:
-        outputs = model.apply(variables, x, cond, **apply)
+        variables |= cache | {"before": {"x": batch["before"].astype(jnp.int32)}}
+        options["mutable"] = ["cache"]
+    outputs = forward(model, variables, x, batch.get("cond"), **options)
+    if "before" in batch:
+        outputs, cache = outputs
     log_probs = model.output.log_prob(outputs, x)
     if "scored" in batch:
         log_probs = jnp.where(batch["scored"], log_probs, 0)
@@ -299,8 +301,8 @@ def _nats(model: Any, params: Any, batch: Batch, cache: Any, **apply: Any) -> tu
 
 
 def _empty_cache(model: Any, params: Any, batch: Batch) -> Any:
-    cond = batch.get("cond")
-    _, cache = jax.eval_shape(partial(model.apply, mutable=["cache"]), {"params": params}, batch["before"], cond)
+    given = {"params": params}, batch["before"], batch.get("cond")
+    _, cache = jax.eval_shape(partial(forward, model, mutable=["cache"]), *given)
     return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), cache)
 
 

@@ -114,7 +114,8 @@ class Level:
     def call(self, callee: Any, ins: Sequence[Value]) -> list[Value]:
         """The outputs of a jaxpr that an equation calls."""
         closed = callee if hasattr(callee, "consts") else jex.ClosedJaxpr(callee, ())
-        return self.interpret(getattr(closed, "jaxpr", closed), [Const(c) for c in closed.consts], ins)
+        consts = [self.facts.constant(c) for c in closed.consts]
+        return self.interpret(getattr(closed, "jaxpr", closed), consts, ins)
 
     def without_rule(self, eqn: Any, ins: list[Value], refusal: NoRule) -> list[Value]:
         """What is made of an equation that no rule fits."""
@@ -181,11 +182,7 @@ class Level:
         prefix = None
         if like.off < 0:
             firsts = [
-                a.prefix
-                if isinstance(a, Tracked)
-                else a.value
-                if place is None
-                else a.slice(place, 0, -like.off)
+                a.prefix if isinstance(a, Tracked) else a.value if place is None else a.slice(place, 0, -like.off)
                 for a, place in zip(operands, places, strict=True)
             ]
             prefix = function(-like.off, *firsts)
@@ -213,6 +210,7 @@ class Loop(Level):
         width: positions of a step: the period.
         inner: whether the positions of a step have loops of their own.
         clock: a source, the number of the step.
+        part_clock: a source, its number in the present part of a stream.
         memories: what is carried from step to step.
         bounded: whether it holds for `length` positions alone, since something is known for each of them.
         assumed: what could not be proved, in words, or None.
@@ -237,14 +235,14 @@ class Loop(Level):
         self.inner, self.width, self.flips = inner, 1, set[int]()
         self.whole_input = Node(None, last=-1) if prompt else None
         while True:
-            self.clock = Node(None, last=-1)
+            self.clock, self.part_clock = Node(None, last=-1), Node(None, last=-1)
             self.inputs = [Node(None, last=p) for p in range(self.width)]
             self.memories: list[Memory] = []
             self.readers: dict[Any, Any] = {}
             self.products, self.bounded, self.assumed = 0, False, None
             x = Tracked(list(self.inputs), axis, 0, tuple(example.shape), example.dtype, whole=self.whole_input)
             try:
-                self.outs = self.interpret(self.closed.jaxpr, [Const(c) for c in self.closed.consts], [x])
+                self.outs = self.interpret(self.closed.jaxpr, [facts.constant(c) for c in self.closed.consts], [x])
                 break
             except Flip as flip:
                 self.flips.add(flip.args[0])
@@ -294,10 +292,9 @@ class Loop(Level):
         count = len(like.pieces)
         if not const.varies(axis):
             return [fixed(const.slice(axis, 0, 1))] * count
-        self.bounded = True
-        return [
-            Node(lambda t, j=j: const.slice(axis, t * count - like.off + j, 1), [self.clock]) for j in range(count)
-        ]
+        self.bounded = self.bounded or not const.of_part
+        clock = self.part_clock if const.of_part else self.clock
+        return [Node(lambda t, j=j: const.slice(axis, t * count - like.off + j, 1), [clock]) for j in range(count)]
 
     def taps(self, a: Tracked, places: Sequence[int]) -> list[Node]:
         """The pieces at `places`, counted from the first of the step; those below 0 from a memory."""
@@ -419,7 +416,7 @@ def evaluated(eqn: Any, ins: Sequence[Any], facts: Facts) -> list[Value]:
     outs = outs if eqn.primitive.multiple_results else [outs]
     if size <= KNOWN and isinstance(outs[0], jax.core.Tracer):
         facts.note(outs[0], _zeros(eqn, ins, facts))
-    return [Const(out) for out in outs]
+    return [Const(out, of_part=any(a.of_part for a in ins)) for out in outs]
 
 
 def _zeros(eqn: Any, ins: Sequence[Const], facts: Facts) -> np.ndarray | None:

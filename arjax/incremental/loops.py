@@ -49,12 +49,20 @@ def check(level: Level, inner: bool) -> None:
     out = level.outs[0]
     if isinstance(out, Late):
         raise NotCausal(f"not causal: {out.why}")
+    if out.shape[: len(level.example.shape)] != level.example.shape:
+        raise ValueError(
+            f"parameters of the data's shape {level.example.shape} and more are wanted, got shape {out.shape}"
+        )
     if isinstance(out, Const):
         return
     if isinstance(level, Loop) and out.axis != level.axis:
-        raise NotCausal(f"the parameters have the positions on axis {out.axis}, wanted axis {level.axis} of the input")
+        raise NotCausal(
+            f"the parameters have the positions on axis {out.axis}, wanted axis {level.axis} of the input"
+        )
     if out.off > 0:
-        raise NotCausal(f"not causal: position i sees position i + {out.off - (not inner)}: {out.blame}")
+        seen = out.off - (out.pieces[0].last < 0)
+        what = f"position i + {seen}" if seen else "itself"
+        raise NotCausal(f"not causal along axis {level.axis}: position i sees {what}; {out.blame}")
     for p, target in enumerate(targets_of(level)):
         if target.last > p or (target.last == p and not inner):
             word = "channel" if isinstance(level, Parts) else "position"
@@ -115,13 +123,16 @@ def sampled(
 class Context:
     """What the levels of one function share."""
 
-    def __init__(self, assume_causal: bool):
-        """Without facts to begin with."""
-        self.facts, self.assume_causal = Facts(), assume_causal
+    def __init__(self, assume_causal: bool, of_part: Sequence[Any] = ()):
+        """`of_part` are constants of the present part of a stream."""
+        self.facts, self.assume_causal = Facts(of_part), assume_causal
 
 
 class Stepper:
-    """The body of a loop: `stepper(carry, (t, plan)) -> (carry, (x, kept, outputs))`."""
+    """The body of a loop: `stepper(carry, (t, plan)) -> (carry, (x, kept, outputs))`.
+
+    `t` is the number of the step; in a stream a pair, with its number in the present part.
+    """
 
     def __init__(self, level: Loop, axes: Sequence[int], draw: Draw, wanted: Sequence[int], context: Context):
         """`wanted` are the numbers of the outputs to hand out."""
@@ -140,11 +151,15 @@ class Stepper:
         """One period."""
         level = self.level
         t, plan = step
-        memo: Memo = {level.clock: t, **dict(zip((m.node for m in self.memories), carry, strict=True))}
+        clocks = t if isinstance(t, tuple) else (t, t)
+        memo: Memo = dict(zip((level.clock, level.part_clock), clocks, strict=True))
+        memo.update(zip((m.node for m in self.memories), carry, strict=True))
         x, kept = period(level, self.targets, self.after, memo, self.axes, self.draw, plan, self.context)
         carry = compute([m.new for m in self.memories], memo)
         values = [
-            jnp.concatenate(compute(out.pieces, memo), out.axis) if len(out.pieces) > 1 else memo_of(out.pieces[0], memo)
+            jnp.concatenate(compute(out.pieces, memo), out.axis)
+            if len(out.pieces) > 1
+            else memo_of(out.pieces[0], memo)
             for out in self.wanted
             if isinstance(out, Tracked)
         ]
@@ -177,7 +192,9 @@ def period(
     for p, (target, source) in enumerate(zip(targets, level.inputs, strict=True)):
         own = jax.tree.map(lambda leaf, p=p: lax.slice_in_dim(leaf, p, p + 1, axis=level.axis), plan)
         if axes:
-            x, kept = inner_loop(part, p, target, source, [*targets[p + 1 :], *after], memo, axes, draw, own, context)
+            x, kept = inner_loop(
+                part, p, target, source, [*targets[p + 1 :], *after], memo, axes, draw, own, context
+            )
         else:
             x, kept = draw(memo_of(target, memo), own)
         memo[source] = x.astype(part.dtype)
@@ -185,7 +202,9 @@ def period(
         kepts.append(kept)
     if len(xs) == 1:
         return xs[0], kepts[0]
-    return jax.tree.map(lambda *leaves: jnp.concatenate(leaves, level.axis), *[(x, k) for x, k in zip(xs, kepts, strict=True)])
+    return jax.tree.map(
+        lambda *leaves: jnp.concatenate(leaves, level.axis), *[(x, k) for x, k in zip(xs, kepts, strict=True)]
+    )
 
 
 def inner_loop(
@@ -211,7 +230,10 @@ def inner_loop(
     roots -= {source}
     found = [n for n in demanded(roots, memo) if n.last == p and n is not source]
     needed = [n for n in demanded([target], memo) if n.last == p]
-    compute({d for n in [*needed, *found] for d in n.deps if d.last < p} | ({target} if target.last < p else set()), memo)
+    compute(
+        {d for n in [*needed, *found] for d in n.deps if d.last < p} | ({target} if target.last < p else set()),
+        memo,
+    )
     arrays = [n for n in found if not n.many]
 
     def position(x: Array) -> list[Array]:
@@ -251,6 +273,29 @@ def merged(leaf: Array, axis: int | None) -> Array:
     assert axis is not None
     leaf = jnp.moveaxis(leaf, 0, axis)
     return leaf.reshape(*leaf.shape[:axis], -1, *leaf.shape[axis + 2 :])
+
+
+def check_causal(function: Callable[[Array], Any], example: Any, *, assume_causal: bool = False) -> None:
+    """Raises `NotCausal` unless each conditional depends on nothing but what comes before it.
+
+    In raster order, channels last: a function of a sequence `(batch, t)`, of an image `(batch, h, w, channels)`.
+    Nothing is computed: the operations of `function` are looked at.
+
+    Args:
+        function: from data `(batch, *event)` to the parameters `(batch, *event, ...)` of their conditionals, such as
+            `lambda x: module.apply(variables, x)`.
+        example: data, or their shape and dtype.
+        assume_causal: let pass what cannot be proved, such as attention with a mask that is computed of variables.
+
+    Raises:
+        NotCausal: with the operation, its module and its axis.
+    """
+
+    def draw(params: Array, plan: Array) -> tuple[Array, Array]:
+        return plan, plan
+
+    example = jax.ShapeDtypeStruct(example.shape, example.dtype)
+    jax.eval_shape(lambda x: sample(function, example, draw, x, assume_causal), example)
 
 
 def sample(function: Any, example: Any, draw: Draw, plan: Any, assume_causal: bool = False) -> Any:

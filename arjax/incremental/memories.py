@@ -122,7 +122,8 @@ class Ring(Memory):
         """The indices at `places` below 0, counted from the first of the step."""
         self.span = max(self.span, -min(places))
         return [
-            Node(lambda held, t, j=j: self._at(held, t * self.count + j), [self.node, self.loop.clock]) for j in places
+            Node(lambda held, t, j=j: self._at(held, t * self.count + j), [self.node, self.loop.clock])
+            for j in places
         ]
 
     def read_from(self, table: np.ndarray, lag: int) -> Node:

@@ -26,7 +26,7 @@ class Parts(Level):
         super().__init__(function, example, axis, facts)
         self.inputs = [Node(None, last=p) for p in range(self.length)]
         x = Tracked(list(self.inputs), axis, 0, tuple(example.shape), example.dtype)
-        self.outs = self.interpret(self.closed.jaxpr, [Const(c) for c in self.closed.consts], [x])
+        self.outs = self.interpret(self.closed.jaxpr, [facts.constant(c) for c in self.closed.consts], [x])
 
     def without_rule(self, eqn: Any, ins: list[Any], refusal: NoRule) -> list[Value]:
         """All parts at once."""
@@ -37,7 +37,9 @@ class Parts(Level):
         both = Node(lambda *v: bind(eqn, *v), [joined(a) for a in ins])
         many = eqn.primitive.multiple_results
         return [
-            Tracked([Node(lambda v, i=i: v[i], [both]) if many else both], None, 0, tuple(v.aval.shape), v.aval.dtype)
+            Tracked(
+                [Node(lambda v, i=i: v[i], [both]) if many else both], None, 0, tuple(v.aval.shape), v.aval.dtype
+            )
             for i, v in enumerate(eqn.outvars)
         ]
 
@@ -63,9 +65,7 @@ class Parts(Level):
     def parts(self, const: Const, axis: int, like: Tracked) -> list[Node]:
         """The slices of a constant."""
         starts = [0, *itertools.accumulate(like.piece_sizes())]
-        return [
-            fixed(const.slice(axis, start, n)) for start, n in zip(starts, like.piece_sizes(), strict=False)
-        ]
+        return [fixed(const.slice(axis, start, n)) for start, n in zip(starts, like.piece_sizes(), strict=False)]
 
 
 def joined(a: Value) -> Node:
@@ -142,7 +142,10 @@ def slice_(level: Parts, eqn: Any, ins: list[Any]) -> list[Value]:
     if eqn.primitive.name == "split":
         ends = np.cumsum((0, *p["sizes"])).tolist()
         ranges = [
-            ([ends[i] if k == p["axis"] else 0 for k in range(len(a.shape))], resized(a.shape, p["axis"], ends[i + 1]))
+            (
+                [ends[i] if k == p["axis"] else 0 for k in range(len(a.shape))],
+                resized(a.shape, p["axis"], ends[i + 1]),
+            )
             for i in range(len(eqn.outvars))
         ]
     elif p["strides"] and any(stride != 1 for stride in p["strides"]):
@@ -215,7 +218,9 @@ def concatenate(level: Parts, eqn: Any, ins: list[Any]) -> list[Value]:
 
 def waiting(a: Tracked) -> float:
     """How long the elements of an array are waited for, in sum."""
-    return sum(piece.last * size for piece, size in zip(a.pieces, a.piece_sizes(), strict=True)) / sum(a.piece_sizes())
+    return sum(piece.last * size for piece, size in zip(a.pieces, a.piece_sizes(), strict=True)) / sum(
+        a.piece_sizes()
+    )
 
 
 def after_each_other(ins: list[Any], dimension: int, shape: tuple[int, ...], eqn: Any, stacked: bool) -> Tracked:
@@ -252,7 +257,9 @@ def dot_general(level: Parts, eqn: Any, ins: list[Any]) -> list[Value]:
         return level.joined_rule(eqn, ins)
     (k,) = tracked
     a, other = ins[k], ins[1 - k]
-    free = [[i for i in range(len(x.shape)) if i not in contract[n] and i not in batch[n]] for n, x in enumerate(ins)]
+    free = [
+        [i for i in range(len(x.shape)) if i not in contract[n] and i not in batch[n]] for n, x in enumerate(ins)
+    ]
     if a.axis in contract[k]:
         if len(contract[k]) > 1 or batch[k] or len(free[1 - k]) != 1:
             return level.joined_rule(eqn, ins)

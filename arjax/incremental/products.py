@@ -19,7 +19,9 @@ from arjax.incremental.values import Const, Facts, Node, Tracked, Value, along, 
 def free_axes(eqn: Any, ins: Sequence[Any]) -> list[list[int]]:
     """Of each operand of a product, the axes that are neither contracted nor a batch."""
     contract, batch = eqn.params["dimension_numbers"]
-    return [[i for i in range(len(a.shape)) if i not in contract[k] and i not in batch[k]] for k, a in enumerate(ins)]
+    return [
+        [i for i in range(len(a.shape)) if i not in contract[k] and i not in batch[k]] for k, a in enumerate(ins)
+    ]
 
 
 def place_of(eqn: Any, frees: list[list[int]], k: int, axis: int) -> int:
@@ -82,7 +84,9 @@ def dot_general(level: Loop, eqn: Any, ins: list[Any]) -> list[Value]:
     raise NoRule(f"{level.where(eqn)} sums over {level.named_axis(ins)}")
 
 
-def with_everything(level: Loop, eqn: Any, ins: Sequence[Any], k: int, frees: list[list[int]]) -> tuple[Tracked, Node]:
+def with_everything(
+    level: Loop, eqn: Any, ins: Sequence[Any], k: int, frees: list[list[int]]
+) -> tuple[Tracked, Node]:
     """The product of operand `k` with all positions so far of the other one, and zeros for those to come.
 
     They are kept as a batch of matrices `[batch, contracted, free]`, which products read as they are.
@@ -135,7 +139,11 @@ def convolution(level: Loop, eqn: Any, ins: list[Any]) -> list[Value]:
     if not isinstance(kernel, Const) or p["batch_group_count"] != 1:
         raise NoRule(f"{level.where(eqn)}: there is no rule for a kernel that depends on the input")
     if a.axis == d.lhs_spec[0]:
-        return [level.local(ins, [None, None], d.out_spec[0], shape_of(eqn), dtype_of(eqn), lambda _, *v: bind(eqn, *v))]
+        return [
+            level.local(
+                ins, [None, None], d.out_spec[0], shape_of(eqn), dtype_of(eqn), lambda _, *v: bind(eqn, *v)
+            )
+        ]
     if a.axis == d.lhs_spec[1]:
         raise NoRule(f"{level.where(eqn)} sums over {level.named_axis(ins)}")
     return [Convolution(level, eqn, a, kernel).result()]
@@ -175,7 +183,9 @@ class Convolution:
             places = [(k, first + k * self.dilation) for k in range(taps)]
             pieces.append(self.piece(a, [(k, q // up) for k, q in places if q % up == 0]))
         shape, axis = shape_of(self.eqn), self.d.out_spec[2 + self.s]
-        out = replace(a, pieces=pieces, axis=axis, off=off, shape=shape, dtype=dtype_of(self.eqn), prefix=None, whole=None)
+        out = replace(
+            a, pieces=pieces, axis=axis, off=off, shape=shape, dtype=dtype_of(self.eqn), prefix=None, whole=None
+        )
         lookahead = (taps - 1) * self.dilation - before
         return blamed(
             level,
@@ -248,7 +258,9 @@ class Convolution:
                 return lax.dot_general(x, weights, dims, p["precision"], p["preferred_element_type"])
 
             return Node(multiply, nodes)
-        part, padding = cropped(facts, Const(kernel), d.rhs_spec[2:], self.padding, p["rhs_dilation"], self.s, zeros)
+        part, padding = cropped(
+            facts, Const(kernel), d.rhs_spec[2:], self.padding, p["rhs_dilation"], self.s, zeros
+        )
         padding[self.s] = (0, 0)
         changed = {
             name: tuple(1 if i == self.s else n for i, n in enumerate(p[name]))
@@ -262,7 +274,9 @@ class Convolution:
         return Node(convolve, nodes)
 
 
-def picked(kernel: Const, zeros: np.ndarray | None, axis: int, ks: tuple[int, ...]) -> tuple[Any, np.ndarray | None]:
+def picked(
+    kernel: Const, zeros: np.ndarray | None, axis: int, ks: tuple[int, ...]
+) -> tuple[Any, np.ndarray | None]:
     """The taps `ks` of a kernel, and where they are known to be zero."""
     if ks == tuple(range(kernel.shape[axis])):
         return kernel.value, zeros

@@ -153,7 +153,9 @@ def squeeze(level: Level, eqn: Any, ins: list[Any]) -> list[Value]:
         raise NoRule(f"{level.where(eqn)}: an event of a single position loses its axis")
     history = None if a.history in dims else dropped(a.history, dims)
     return [
-        level.local(ins, [None], dropped(a.axis, dims), shape_of(eqn), a.dtype, lambda _, x: lax.squeeze(x, dims), history)
+        level.local(
+            ins, [None], dropped(a.axis, dims), shape_of(eqn), a.dtype, lambda _, x: lax.squeeze(x, dims), history
+        )
     ]
 
 
@@ -169,7 +171,11 @@ def reduce(level: Level, eqn: Any, ins: list[Any]) -> list[Value]:
     if a.history in axes:
         finished(level, a, eqn)
     history = None if a.history in axes else dropped(a.history, axes)
-    return [level.local(ins, [None], dropped(a.axis, axes), shape_of(eqn), dtype_of(eqn), lambda _, x: bind(eqn, x), history)]
+    return [
+        level.local(
+            ins, [None], dropped(a.axis, axes), shape_of(eqn), dtype_of(eqn), lambda _, x: bind(eqn, x), history
+        )
+    ]
 
 
 def flipped(level: Any, a: Tracked) -> None:
@@ -256,7 +262,11 @@ def reshape(level: Loop, eqn: Any, ins: list[Any]) -> list[Value]:
     if a.history is not None and (axis is None or history is None):
         raise NoRule(f"{level.where(eqn)} merges scores against all positions with another axis")
     if axis is not None:
-        return [level.local(ins[:1], [None], axis, new, a.dtype, lambda width, x: x.reshape(resized(new, axis, width)), history)]
+        return [
+            level.local(
+                ins[:1], [None], axis, new, a.dtype, lambda width, x: x.reshape(resized(new, axis, width)), history
+            )
+        ]
     found = regrouped(a.shape, a.axis, new)
     if found is None:
         raise NoRule(f"{level.where(eqn)} merges {level.named_axis(ins)}, with another one")
@@ -361,7 +371,14 @@ def pad(level: Loop, eqn: Any, ins: list[Any]) -> list[Value]:
             raise NoRule(f"{level.where(eqn)} makes more of {level.named_axis(ins)}, than there are")
         room = [(0, between, between) if i == a.axis else (0, 0, 0) for i in range(len(a.shape))]
         entire = a.whole
-        a = finer(level, a, up, a.axis, resized(a.shape, a.axis, a.shape[a.axis] * up), lambda x: lax.pad(x, value.value, room))
+        a = finer(
+            level,
+            a,
+            up,
+            a.axis,
+            resized(a.shape, a.axis, a.shape[a.axis] * up),
+            lambda x: lax.pad(x, value.value, room),
+        )
         if entire is not None:
             a = replace(a, whole=Node(lambda x: lax.pad(x, value.value, room), [entire]))
         after -= between
@@ -377,7 +394,11 @@ def concatenate(level: Loop, eqn: Any, ins: list[Any]) -> list[Value]:
             raise NoRule(f"{level.where(eqn)} puts scores against all positions beside others")
         places = [axis if isinstance(a, Const) else None for a in ins]
         history = next((a.history for a in ins if isinstance(a, Tracked)), None)
-        return [level.local(ins, places, axis, shape, dtype_of(eqn), lambda _, *v: lax.concatenate(v, dimension), history)]
+        return [
+            level.local(
+                ins, places, axis, shape, dtype_of(eqn), lambda _, *v: lax.concatenate(v, dimension), history
+            )
+        ]
     here = [i for i, a in enumerate(ins) if isinstance(a, Tracked)]
     if len(here) == len(ins) > 1 and level.width == 1:
         return [pieced(level, ins, axis, shape)]
@@ -417,7 +438,9 @@ def stack(level: Loop, eqn: Any, ins: list[Any]) -> list[Value]:
     """On a new axis."""
     axis, new = only_axis(ins), eqn.params["axis"]
     places = [axis if isinstance(a, Const) else None for a in ins]
-    out = level.local(ins, places, axis + (new <= axis), shape_of(eqn), dtype_of(eqn), lambda _, *v: jnp.stack(v, new))
+    out = level.local(
+        ins, places, axis + (new <= axis), shape_of(eqn), dtype_of(eqn), lambda _, *v: jnp.stack(v, new)
+    )
     if out.product is not None and any(isinstance(a, Tracked) and a.history is not None for a in ins):
         raise NoRule(f"{level.where(eqn)} puts scores against all positions beside others")
     return [out]
@@ -458,7 +481,11 @@ def gather(level: Loop, eqn: Any, ins: list[Any]) -> list[Value]:
             raise NoRule(f"{level.where(eqn)} looks things up at places that depend on the input")
         axis = [i for i in range(len(shape)) if i not in d.offset_dims][index.axis]
         return [level.local(ins, [batch, None], axis, shape, a.dtype, lambda _, *v: bind(eqn, *v))]
-    if isinstance(a, Tracked) and a.axis in d.offset_dims and tuple(eqn.params["slice_sizes"])[a.axis] == a.shape[a.axis]:
+    if (
+        isinstance(a, Tracked)
+        and a.axis in d.offset_dims
+        and tuple(eqn.params["slice_sizes"])[a.axis] == a.shape[a.axis]
+    ):
         raise NoRule(f"{level.where(eqn)}: there is no rule for a look-up in other axes")
     places = constant_places(a, index, eqn)
     if places is None:
@@ -502,7 +529,11 @@ def dynamic_slice(level: Loop, eqn: Any, ins: list[Any]) -> list[Value]:
     """Of other axes, from constant places."""
     a, *starts = ins
     sizes = eqn.params["slice_sizes"]
-    if not isinstance(a, Tracked) or sizes[a.axis] != a.shape[a.axis] or not all(isinstance(s, Const) for s in starts):
+    if (
+        not isinstance(a, Tracked)
+        or sizes[a.axis] != a.shape[a.axis]
+        or not all(isinstance(s, Const) for s in starts)
+    ):
         raise NoRule(f"{level.where(eqn)} takes positions that are not known at trace time")
     values = [s.value for s in starts]
 
@@ -536,7 +567,9 @@ def scan(level: Loop, eqn: Any, ins: list[Any]) -> list[Value]:
     if not any(isinstance(a, Tracked) and a.axis == 0 for a in xs):
         return unrolled(level, eqn, consts, carry, xs)
     if not all(isinstance(a, Const) for a in [*consts, *carry]):
-        raise NoRule(f"{level.where(eqn)} over {level.named_axis(ins)}, is given more of the input than its slices")
+        raise NoRule(
+            f"{level.where(eqn)} over {level.named_axis(ins)}, is given more of the input than its slices"
+        )
     if p["reverse"]:
         raise NoRule(f"{level.where(eqn)} goes through {level.named_axis(ins)}, backwards")
     tracked = [a for a in xs if isinstance(a, Tracked)]
@@ -567,7 +600,9 @@ def scan(level: Loop, eqn: Any, ins: list[Any]) -> list[Value]:
     ]
 
 
-def chained(states: Sequence[Carried], columns: Sequence[Any], step: Callable[..., Any], count: int) -> list[list[Node]]:
+def chained(
+    states: Sequence[Carried], columns: Sequence[Any], step: Callable[..., Any], count: int
+) -> list[list[Node]]:
     """The pieces of `count` results of a recurrence, `step(*states, *slices) -> [*states, *results]`.
 
     Args:
@@ -601,7 +636,7 @@ def unrolled(level: Loop, eqn: Any, consts: list[Any], carry: list[Any], xs: lis
     order = range(p["length"])[:: -1 if p["reverse"] else 1]
     for i in order:
         with at_once(xs, sum(math.prod(a.shape) for a in xs)):
-            slices = [Const(a.value[i]) for a in xs]
+            slices = [Const(a.value[i], of_part=a.of_part) for a in xs]
         outs = level.call(closed, [*consts, *carry, *slices])
         carry = outs[: len(carry)]
         ys.append(outs[len(carry) :])

@@ -73,10 +73,20 @@ def compute(targets: Iterable[Node], memo: Memo) -> list[Any]:
 
 
 class Facts:
-    """What is known of traced constants whatever their values: where they are zero, as masked kernels are."""
+    """What is known of traced constants whatever their values.
 
-    def __init__(self) -> None:
+    Where they are zero, as masked kernels are; and whether they are of the present part of a stream, whose
+    positions they count from its first.
+    """
+
+    def __init__(self, of_part: Iterable[Any] = ()) -> None:
+        """`of_part` are the constants of the present part of a stream."""
         self._zeros: dict[int, tuple[Any, np.ndarray]] = {}
+        self._of_part = {id(value): value for value in of_part}
+
+    def constant(self, value: Any) -> "Const":
+        """A value from outside of the function."""
+        return Const(value, of_part=id(value) in self._of_part)
 
     def note(self, value: Any, zeros: np.ndarray | None) -> None:
         """Remembers that `value` is zero where `zeros` holds."""
@@ -97,9 +107,15 @@ class Facts:
 class Const:
     """A value that does not depend on the input. A broadcast is not carried out before it must be."""
 
-    def __init__(self, value: Any = None, source: tuple["Const", tuple[int, ...], tuple[int, ...]] | None = None):
+    def __init__(
+        self,
+        value: Any = None,
+        source: tuple["Const", tuple[int, ...], tuple[int, ...]] | None = None,
+        of_part: bool = False,
+    ):
         """Of a `value`, or of `(operand, shape, dimensions)` of a broadcast."""
         self._value, self.source = value, source
+        self.of_part = of_part or (source is not None and source[0].of_part)
         if source is None:
             self.shape, self.dtype = tuple(np.shape(value)), jnp.result_type(value)
         else:

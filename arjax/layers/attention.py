@@ -36,10 +36,6 @@ class Dense:
         return 0
 
 
-
-
-
-
 @dataclasses.dataclass(frozen=True)
 class Local(Dense):
     """The `window` latest positions, the present one included. A step costs O(window)."""
@@ -57,7 +53,6 @@ class Local(Dense):
     def earliest(self, query: int) -> int:
         """As `Dense.earliest`."""
         return max(query - self.window + 1, 0)
-
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,9 +74,6 @@ class Strided(Dense):
         return near | masks.strided_attention(keys, self.stride, queries, strict=strict)
 
 
-
-
-
 @dataclasses.dataclass(frozen=True)
 class Fixed(Dense):
     """The present block of `stride` positions, and the last `summaries` of every block before it.
@@ -100,8 +92,6 @@ class Fixed(Dense):
     def sees(self, keys: Any, queries: Any, *, strict: bool) -> Any:
         """As `Dense.sees`."""
         return masks.fixed_attention(keys, self.stride, self.summaries, queries, strict=strict)
-
-
 
 
 class Attention(nn.Module):

@@ -110,14 +110,28 @@ class Upsampling(nn.Module):
         """Positions of the sequence for each frame."""
         return math.prod(self.factors)
 
+    @property
+    def past(self) -> int:
+        """How many frames before its own the features of a position may depend on."""
+        return len(self.factors) if self.learned else 0
+
     @nn.compact
     def __call__(self, cond: Array) -> Array:
-        """`Float[b, frames, in_features] -> Float[b, frames * hop, features]`."""
+        """`Float[b, frames, in_features] -> Float[b, frames * hop, features]`.
+
+        The first `variables["frames"]["absent"]` frames stand for none.
+        """
         _check(cond, jnp.floating, ("frames", self.in_features))
         if not self.learned:
             return jnp.repeat(cond, self.hop, axis=1)
+        absent, per_frame = self.get_variable("frames", "absent", None), 1
         for i, factor in enumerate(self.factors):
-            cond = _Stretch(factor, self.features)(nn.leaky_relu(cond) if i else cond)
+            x = nn.leaky_relu(cond) if i else cond
+            if absent is not None:
+                there = jnp.arange(x.shape[1], dtype=jnp.int32) >= absent * per_frame
+                x = jnp.where(there[None, :, None], x, 0)
+            cond = _Stretch(factor, self.features)(x)
+            per_frame *= factor
         return cond
 
 
@@ -136,6 +150,16 @@ class Several(nn.Module):
     """Several conditions at once, such as a class and a series; `cond` is a tuple with one for each of `parts`."""
 
     parts: Sequence[Any]
+
+    @property
+    def hop(self) -> int:
+        """Positions of the sequence for each frame of the series among the parts."""
+        return max(getattr(part, "hop", 1) for part in self.parts)
+
+    @property
+    def past(self) -> int:
+        """How many frames before its own the features of a position may depend on."""
+        return max(getattr(part, "past", 0) for part in self.parts)
 
     @nn.compact
     def __call__(self, cond: Sequence[Array]) -> Array:

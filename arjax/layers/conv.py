@@ -77,9 +77,7 @@ class RasterConv(nn.Module):
     def __call__(self, x: Array) -> Array:
         """Maps `Float[b, h, w, in]` to `Float[b, h, w, features]`."""
         past = self.kernel_size // 2
-        above = CausalConv(
-            self.features, (past, self.kernel_size), use_bias=False, dtype=self.dtype, name="above"
-        )
+        above = CausalConv(self.features, (past, self.kernel_size), use_bias=False, dtype=self.dtype, name="above")
         row = CausalConv(
             self.features, (1, past + 1), 2, present_mask=self.present_mask, dtype=self.dtype, name="row"
         )

@@ -49,7 +49,9 @@ class GatedLayer(nn.Module):
         link = nn.Dense(2 * p, dtype=dtype, name="link")(v) + horizontal_bias
         if present is not None:
             link = link + present
-        conv = CausalConv(2 * p, (1, past), 2, use_bias=False, present_mask=mask, dtype=dtype, name="horizontal_conv")
+        conv = CausalConv(
+            2 * p, (1, past), 2, use_bias=False, present_mask=mask, dtype=dtype, name="horizontal_conv"
+        )
         gated = nn.Dropout(self.dropout)(gate(conv(h) + link), deterministic=not train)
         out = MaskedDense(p, p, dtype=dtype, name="out")(
             gated, masks.connect(self.colours, self.colours, strict=False)

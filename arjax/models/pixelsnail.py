@@ -172,21 +172,13 @@ class PixelSNAIL(nn.Module):
 
     def __call__(self, x: Array, cond: Any = None, *, train: bool = False) -> Array:
         """Images `Int[b, h, w, channels]` to parameters `Float[b, h, w, channels, 3 num_mixtures]`."""
-        return self.colours(self.joint(x, cond, train=train), x)
-
-    def joint(self, x: Array, cond: Any = None, *, train: bool = False) -> Array:
-        """The joint parameters of each pixel's channels: `Float[b, h, w, num_joint_params]`."""
         check_images(x, self.channels)
         if x.shape[1:] != self.event:
             raise ValueError(f"events of shape {self.event} are wanted, got {x.shape[1:]}")
         ranks = self._pixel_ranks()
         pixels = x.reshape(x.shape[0], self.size, self.channels)[:, orderings.inverse(ranks)]
-        params = self.conditionals(pixels, self.condition(cond), train=train)
-        return params[:, ranks].reshape(*x.shape[:-1], -1)
-
-    def colours(self, joint: Array, x: Array) -> Array:
-        """Parameters of each channel of the pixels `x`, which depend on the channels before it."""
-        return self.output.of_channels(joint, x)
+        params = self.in_order(pixels, cond, train=train)
+        return params[:, ranks].reshape(*x.shape, -1)
 
     def condition(self, cond: Any) -> Sequence[Array | None]:
         """A bias of every residual block's gates: `Float[b, 1, 2 features]`."""
@@ -198,16 +190,20 @@ class PixelSNAIL(nn.Module):
             raise ValueError(f"cond: what has no location is wanted, got a map of shape {s.shape}")
         return [*jnp.split(self.projection(s[:, 0]), count, axis=-1)]
 
-    def conditionals(self, x: Array, context: Sequence[Array | None], *, train: bool = False) -> Array:
-        """The joint parameters of pixels in the order of generation: `Float[b, t, num_joint_params]`."""
+    def in_order(self, x: Array, cond: Any = None, *, train: bool = False) -> Array:
+        """Parameters of pixels in the order of generation, `Int[b, t, channels]`.
+
+        `Float[b, t, channels, 3 num_mixtures]`.
+        """
         pixels = scale(entry_shift(x, axis=1), self.output.levels, self.dtype)
         places = self._places()
-        h, biases = self.first(pixels), iter(context)
+        h, biases = self.first(pixels), iter(self.condition(cond))
         for residuals, attention in zip(self.residuals, self.attentions, strict=True):
             for block in residuals:
                 h = block(h, train, bias=next(biases))
             h = attention(h, pixels, places, train)
-        return self.head(nn.elu(h)).astype(jnp.float32)
+        joint = self.head(nn.elu(h)).astype(jnp.float32)
+        return self.output.of_channels(joint, x)
 
     def ranks(self) -> Array:
         """The step at which each value of an image is generated. Shape `(n,)`."""

@@ -173,26 +173,17 @@ class Transformer(nn.Module):
 
         Texts may be shorter than an event.
         """
-        return self.colours(self.joint(x, cond, train=train), x)
-
-    def joint(self, x: Array, cond: Any = None, *, train: bool = False) -> Array:
-        """Parameters of every value, of pixels those of all channels: `Float[b, *places, num_joint_params]`."""
         ranks = self._order(train)
         shorter = len(self.event) == 1 and ranks is None and x.ndim == 2 and x.shape[1] <= self.size
         if x.shape[1:] != self.event and not shorter:
             raise ValueError(f"events of shape {self.event} are wanted, got {x.shape[1:]}")
         values = x.reshape(x.shape[0], -1, *self.event[len(self.places) :])
-        context = self.condition(cond, ranks)
         if ranks is None:
-            params = self.conditionals(values, context, train=train)
+            params = self.in_order(values, cond, train=train)
         else:
             values = jnp.take(values, orderings.inverse(ranks), axis=1)
-            params = jnp.take(self.conditionals(values, context, ranks, train=train), ranks, axis=1)
-        return params.reshape(*x.shape[: x.ndim - bool(self.channels)], -1)
-
-    def colours(self, params: Array, x: Array) -> Array:
-        """Parameters of each value of `x`; of pixels, given the channels before it."""
-        return self.output.of_channels(params, x) if self.channels else params
+            params = jnp.take(self.in_order(values, cond, ranks, train=train), ranks, axis=1)
+        return params.reshape(*x.shape, -1)
 
     def condition(self, cond: Any, ranks: Array | None = None) -> Array | None:
         """What is added at each position's entry, in the order of generation: `Float[b, t or 1, features]`."""
@@ -207,11 +198,13 @@ class Transformer(nn.Module):
             raise ValueError(f"cond: features of the event's {self.places} places are wanted, got {s.shape[1]}")
         return jnp.take(s, orderings.inverse(ranks), axis=1)
 
-    def conditionals(
-        self, x: Array, context: Array | None, ranks: Array | None = None, *, train: bool = False
-    ) -> Array:
-        """Parameters of positions in the order of generation, `Float[b, t, num_joint_params]`."""
+    def in_order(self, x: Array, cond: Any = None, ranks: Array | None = None, *, train: bool = False) -> Array:
+        """Parameters of the positions `Int[b, t]`, `Int[b, t, channels]` of pixels, in the order of generation.
+
+        `Float[b, t, num_params]`; of pixels `Float[b, t, channels, num_params]`.
+        """
         ranks = self._order(train=False) if ranks is None else ranks
+        context = self.condition(cond, ranks)
         length = x.shape[1]
         before = entry_shift(x, axis=1)
         if self.channels:
@@ -228,7 +221,8 @@ class Transformer(nn.Module):
         h = self.dropping(h, deterministic=not train)
         for block in self.blocks:
             h = block(h, rotations, train)
-        return self.head(self.norm(h.astype(jnp.float32))).astype(jnp.float32)
+        params = self.head(self.norm(h.astype(jnp.float32))).astype(jnp.float32)
+        return self.output.of_channels(params, x) if self.channels else params
 
     def ranks(self) -> Array:
         """The step at which each value of an event is generated. Shape `(n,)`."""
