@@ -11,7 +11,7 @@ import numpy as np
 from jax import lax
 from jax.extend import core as jex
 
-from arjax.incremental import custom
+from arjax.incremental.custom import RULES as CUSTOM
 from arjax.incremental.memories import FAR, Memory, Ring, Window
 from arjax.incremental.values import (
     KNOWN,
@@ -91,9 +91,9 @@ class Level:
         name = eqn.primitive.name
         if name == "cond" and eqn.params.get("branches_platforms"):
             return self.call(_branch(eqn), ins[1:])
-        if eqn.params.get("name") in custom.RULES and any(isinstance(a, Tracked) for a in ins):
+        if eqn.params.get("name") in CUSTOM and any(isinstance(a, Tracked) for a in ins):
             try:
-                return self.with_whole(eqn, ins, custom.RULES[eqn.params["name"]](self, ins))
+                return self.with_whole(eqn, ins, CUSTOM[eqn.params["name"]](self, ins))
             except NoRule:
                 pass  # by the rules of its own operations
         if name in INLINE:

@@ -33,14 +33,26 @@ def axes_of(shape: Sequence[int]) -> tuple[int, ...]:
 def interpreted(function: Any, example: Any, axes: Sequence[int], facts: Facts, assume_causal: bool) -> Level:
     """The level of the first of `axes`, whose first output is known to be causal along it."""
     axis, *inner = axes
-    level: Level
-    if example.shape[axis] <= FEW and len(example.shape) > 2 and not inner:
-        level = Parts(function, example, axis, facts)
-    else:
-        level = Loop(function, example, axis, facts, inner=bool(inner))
-        if level.assumed and not assume_causal:
-            raise NotCausal(f"not known to be causal: {level.assumed} (assume_causal=True takes it as it is)")
-    check(level, bool(inner))
+    last = len(example.shape) - 1
+    if axis == last > 1 and example.shape[axis] <= FEW:
+        parts = Parts(function, example, axis, facts)
+        try:
+            check(parts, False)
+            return parts
+        except NotCausal as refusal:
+            try:  # not channels, but a short axis of positions
+                return looped(function, example, axis, facts, False, assume_causal)
+            except NotCausal:
+                raise refusal from None
+    return looped(function, example, axis, facts, bool(inner), assume_causal)
+
+
+def looped(function: Any, example: Any, axis: int, facts: Facts, inner: bool, assume_causal: bool) -> Loop:
+    """The same for a loop."""
+    level = Loop(function, example, axis, facts, inner)
+    if level.assumed and not assume_causal:
+        raise NotCausal(f"not known to be causal: {level.assumed} (assume_causal=True takes it as it is)")
+    check(level, inner)
     return level
 
 
