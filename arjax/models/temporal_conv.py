@@ -7,6 +7,7 @@ the earlier pixels is the one above: a position encoding tells.
 Deviations: pre-activation residual layers of one convolution each, no weight normalisation.
 """
 
+import math
 from typing import Any
 
 import flax.linen as nn
@@ -50,6 +51,11 @@ class TemporalConv(nn.Module):
     conditioning: Any = None
     dropout: float = 0.0
     dtype: DTypeLike = jnp.float32
+
+    @property
+    def size(self) -> int | None:
+        """Positions that a sequence may have: those of the event that it is flattened from, else any number."""
+        return None if self.positions is None else math.prod(self.positions)
 
     def setup(self):
         """Creates the layers."""
