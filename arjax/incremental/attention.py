@@ -59,7 +59,7 @@ def _span(earlier: np.ndarray) -> int:
 
 
 def _of_all(level: Loop, q: Tracked, k: Tracked, v: Tracked, slots: int, sees: Sees, attend: Any) -> Node:
-    """With all that is remembered, written before it is read; keys lie so that a product reads them as they are."""
+    """With all that is remembered, written before it is read; keys lie as a product reads them."""
     b, _, features = k.shape
     keys = Everything(level, k, 2, (b, features, slots), 1, lambda x: jnp.swapaxes(x, 1, 2))
     values = Everything(level, v, 1, (b, slots, v.shape[2]), 1, lambda x: x)

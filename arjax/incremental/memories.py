@@ -21,7 +21,7 @@ FAR = 16
 
 
 class Memory:
-    """Of `array`; what is read of it is decided while a function is interpreted, so its size is known afterwards."""
+    """Of `array`; what is read of it turns out while a function is interpreted, its size is known afterwards."""
 
     new: Node
 
@@ -171,10 +171,10 @@ class Ring(Memory):
 
 
 class Everything(Memory):
-    """All indices so far, or the latest that there is room for; written before it is read. One index for each step.
+    """All indices so far, or the latest that there is room for; written before it is read. One for each step.
 
-    Zeros stand for those to come. Kept as a batch of matrices that products read as they are, in which an index has
-    `stride` rows or columns.
+    Zeros stand for those to come. Kept as a batch of matrices that products read as they are, in which an index
+    has `stride` rows or columns.
     """
 
     def __init__(self, loop: "Loop", array: Tracked, axis: int, shape: tuple[int, ...], stride: int, arrange: Any):

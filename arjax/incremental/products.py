@@ -10,18 +10,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
-from arjax.incremental.level import Loop, NoRule, bind
+from arjax.incremental.level import Loop, NoRule, bind, dtype_of, free_axes, shape_of
 from arjax.incremental.memories import FAR, Everything, Window
-from arjax.incremental.rules import blamed, dtype_of, finished, flipped, rule, shape_of
+from arjax.incremental.rules import blamed, finished, flipped, rule
 from arjax.incremental.values import Const, Facts, Node, Tracked, Value, along, resized
-
-
-def free_axes(eqn: Any, ins: Sequence[Any]) -> list[list[int]]:
-    """Of each operand of a product, the axes that are neither contracted nor a batch."""
-    contract, batch = eqn.params["dimension_numbers"]
-    return [
-        [i for i in range(len(a.shape)) if i not in contract[k] and i not in batch[k]] for k, a in enumerate(ins)
-    ]
 
 
 def place_of(eqn: Any, frees: list[list[int]], k: int, axis: int) -> int:
@@ -71,13 +63,14 @@ def dot_general(level: Loop, eqn: Any, ins: list[Any]) -> list[Value]:
                 raise NoRule(f"{level.where(eqn)} sums over {level.named_axis(ins)}")
             finished(level, a, eqn)
             a, node = with_everything(level, eqn, ins, k, frees)
-            return [replace(a, pieces=[node], axis=place_of(eqn, frees, k, a.axis), shape=shape, dtype=dtype, prefix=None, history=None, product=None, clean=True, whole=None)]  # fmt: skip
+            return [Tracked([node], place_of(eqn, frees, k, a.axis), a.off, shape, dtype, blame=a.blame)]
     if x.history is None and y.history is None and x.axis in frees[0] and y.axis in frees[1]:
         k = 1 if number in level.flips else 0
         other = ins[1 - k]
         a, node = with_everything(level, eqn, ins, k, frees)
         axis, history = place_of(eqn, frees, k, a.axis), place_of(eqn, frees, 1 - k, other.axis)
-        return [replace(a, pieces=[node], axis=axis, shape=shape, dtype=dtype, prefix=None, history=history, product=number, clean=False, lead=a.off - other.off, whole=None)]  # fmt: skip
+        out = Tracked([node], axis, a.off, shape, dtype, blame=a.blame)
+        return [replace(out, history=history, product=number, clean=False, lead=a.off - other.off)]
     for k, a in enumerate(ins):
         if a.axis in contract[k]:
             flipped(level, a)
@@ -304,7 +297,7 @@ def cropped(
         return kernel, padding
     value = None
     for i, axis in enumerate(axes):
-        empty = z.all(tuple(j for j in range(z.ndim) if j != axis))
+        empty = np.asarray(z.all(tuple(j for j in range(z.ndim) if j != axis)))
         if i == but or empty.all() or not (empty[0] or empty[-1]):
             continue
         first, last = (int(n) for n in np.flatnonzero(~empty)[[0, -1]])

@@ -1,7 +1,7 @@
 """Rules by primitive: what an operation makes of arrays whose axis of positions it keeps in place, moves or reads.
 
-A rule is `rule(level, eqn, ins) -> outs`; some operand is a `Tracked` array, none is `Late`. It raises `NoRule` with
-the reason where an operation cannot be done. Rules registered with `local_rule` hold for loops and for parts.
+A rule is `rule(level, eqn, ins) -> outs`; some operand is a `Tracked` array, none is `Late`. It raises `NoRule`
+with the reason where an operation cannot be done. Rules registered with `local_rule` hold for loops and for parts.
 """
 
 import math
@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from arjax.incremental.level import Flip, Level, Loop, NoRule, bind
+from arjax.incremental.level import Flip, Level, Loop, NoRule, bind, dtype_of, shape_of
 from arjax.incremental.memories import Carried, Ring
 from arjax.incremental.parts import Parts
 from arjax.incremental.values import Const, Late, Node, Tracked, Value, along, at_once, fixed, resized
@@ -42,17 +42,7 @@ def local_rule(*names: str) -> Callable[[Rule], Rule]:
     return register
 
 
-def shape_of(eqn: Any, i: int = 0) -> tuple[int, ...]:
-    """Of an output."""
-    return tuple(eqn.outvars[i].aval.shape)
-
-
-def dtype_of(eqn: Any, i: int = 0) -> Any:
-    """Of an output."""
-    return eqn.outvars[i].aval.dtype
-
-
-def only_axis(ins: Sequence[Value]) -> int | None:
+def only_axis(ins: Sequence[Value]) -> Any:
     """The axis of all operands that have one."""
     axes = {a.axis for a in ins if isinstance(a, Tracked) and a.axis is not None}
     if len(axes) > 1:
@@ -69,11 +59,80 @@ def dropped(axis: int | None, axes: Sequence[int]) -> int | None:
 
 
 @local_rule(
-    *"""abs acos acosh add add_any and asin asinh atan atan2 atanh bitcast_convert_type cbrt ceil clamp
-    convert_element_type copy copy_p cos cosh digamma div eq erf erf_inv erfc exp exp2 expm1 floor ge gt imag
-    integer_pow is_finite le lgamma log log1p logistic lt max min mul name ne neg nextafter not optimization_barrier
-    or population_count pow real reduce_precision rem round rsqrt select_n shift_left shift_right_arithmetic
-    shift_right_logical sign sin sinh sqrt square stop_gradient sub tan tanh xor""".split()
+    *[
+        "abs",
+        "acos",
+        "acosh",
+        "add",
+        "add_any",
+        "and",
+        "asin",
+        "asinh",
+        "atan",
+        "atan2",
+        "atanh",
+        "bitcast_convert_type",
+        "cbrt",
+        "ceil",
+        "clamp",
+        "convert_element_type",
+        "copy",
+        "copy_p",
+        "cos",
+        "cosh",
+        "digamma",
+        "div",
+        "eq",
+        "erf",
+        "erf_inv",
+        "erfc",
+        "exp",
+        "exp2",
+        "expm1",
+        "floor",
+        "ge",
+        "gt",
+        "imag",
+        "integer_pow",
+        "is_finite",
+        "le",
+        "lgamma",
+        "log",
+        "log1p",
+        "logistic",
+        "lt",
+        "max",
+        "min",
+        "mul",
+        "name",
+        "ne",
+        "neg",
+        "nextafter",
+        "not",
+        "optimization_barrier",
+        "or",
+        "population_count",
+        "pow",
+        "real",
+        "reduce_precision",
+        "rem",
+        "round",
+        "rsqrt",
+        "select_n",
+        "shift_left",
+        "shift_right_arithmetic",
+        "shift_right_logical",
+        "sign",
+        "sin",
+        "sinh",
+        "sqrt",
+        "square",
+        "stop_gradient",
+        "sub",
+        "tan",
+        "tanh",
+        "xor",
+    ]
 )
 def elementwise(level: Level, eqn: Any, ins: list[Any]) -> list[Value]:
     """One element from one element."""
@@ -87,7 +146,7 @@ def elementwise(level: Level, eqn: Any, ins: list[Any]) -> list[Value]:
         assert eqn.primitive.name == "optimization_barrier"
         return list(ins)
     clean = history is not None and hides_future(eqn, ins, axis, history, max(a.lead for a in tracked))
-    out = level.local(ins, places, axis, shape, dtype_of(eqn), lambda width, *v: bind(eqn, *v), history)  # type: ignore[arg-type]
+    out = level.local(ins, places, axis, shape, dtype_of(eqn), lambda width, *v: bind(eqn, *v), history)
     out.clean = out.clean or clean
     return [out]
 
@@ -208,7 +267,7 @@ def along_other_axes(level: Level, eqn: Any, ins: list[Any]) -> list[Value]:
         raise NoRule(f"{level.where(eqn)} along {level.named_axis(ins)} needs all positions")
     if a is None or a.history in axes:
         raise NoRule(f"{level.where(eqn)}: there is no rule for several operands or over scores")
-    return [level.local(ins, [None], axis, a.shape, a.dtype, lambda _, x: bind(eqn, x), a.history)]  # type: ignore[arg-type]
+    return [level.local(ins, [None], axis, a.shape, a.dtype, lambda _, x: bind(eqn, x), a.history)]
 
 
 TOTALS: dict[str, Callable[[Any, Any], Any]] = {
@@ -239,7 +298,7 @@ def total(level: Loop, eqn: Any, a: Tracked) -> Tracked:
         pieces.append(last)
     state.new = last
     if level.whole_input is not None:
-        state.whole = Node(lambda x: bind(eqn, x)[along(a.axis, -1, None)], [a.whole])  # type: ignore[arg-type, list-item]
+        state.whole = Node(lambda x: bind(eqn, x)[along(a.axis, -1, None)], [a.whole])
     return replace(a, pieces=pieces, whole=None)
 
 
@@ -511,7 +570,7 @@ def constant_places(a: Any, index: Any, eqn: Any) -> np.ndarray | None:
 def looked_up(level: Loop, eqn: Any, a: Tracked, places: np.ndarray, shape: tuple[int, ...]) -> Tracked:
     """Of everything so far the index at `places[t]`; one that is out of range is left to a mask."""
     assert a.axis is not None
-    axis, n = a.axis, a.shape[a.axis]
+    n = a.shape[a.axis]
     here = (places >= 0) & (places < n)
     if level.width > 1 or not here.any():
         raise NoRule(f"{level.where(eqn)} takes positions in another order, in a network with strides")
