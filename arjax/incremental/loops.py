@@ -7,7 +7,6 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from arjax.incremental import products as products
 from arjax.incremental import rules as rules
 from arjax.incremental.level import Level, Loop
 from arjax.incremental.memories import Memory
