@@ -22,15 +22,15 @@ is a ring buffer, the keys of attention are kept whole, a `lax.scan` over positi
 
 **Images and channels.** The step along the rows is a function of a row again. It is traced and interpreted along
 the columns, and the step of that along the channels of a pixel, as parts without a loop (`parts`), which the zeros
-of masked kernels keep apart. What depends on earlier rows alone is computed once a row. Strides make a step of several
-positions: a rule that meets a stride which the step does not have asks for a longer one (`level.Period`).
+of masked kernels keep apart. What depends on earlier rows alone is computed once a row. Strides make a step of
+several positions: a rule that meets a stride which the step does not have asks for a longer one (`level.Period`).
 
 **A new rule** is a function `rule(level, eqn, ins) -> outs` in a file of `rules`, registered with the primitive's
 name. Where it keeps positions apart it is one call of `level.local`; `level.taps` gives indices of earlier steps.
 It raises `NoRule` with the reason where it cannot. Every rule is tested alone in `tests/test_incremental.py`.
-Where primitives cannot say what a step is, a whole function is given a rule: `custom(function, rule)`, as
-`layers.attention.causal_attention` (keys that a pattern reaches) and `models.pixelrnn.both_diagonals` (a skewed scan,
-row by row) have.
+Where primitives cannot say what a step is, a whole function is given a rule: `custom(function, rule)`. Examples
+are `layers.attention.causal_attention` (the keys that a pattern reaches) and `models.pixelrnn.both_diagonals` (a
+skewed scan, row by row).
 
 **A refusal** (`NotCausal`) names the operation, its module and the axis. "sums over axis 1, which has the
 positions": a mean, a norm or a dense layer mixes all of them. "sees 1 position ahead": a convolution's padding is

@@ -168,6 +168,8 @@ class Level:
         """
         operands = self.aligned(operands, places)
         tracked = [a for a in operands if isinstance(a, Tracked)]
+        if history is None and not all(a.clean for a in tracked):
+            self.exposed()
         like = tracked[0]
         columns = []
         for a, place in zip(operands, places, strict=True):
@@ -203,6 +205,9 @@ class Level:
             of_history.lead,
             next((a.blame for a in tracked if a.blame), None),
         )
+
+    def exposed(self) -> None:
+        """Notes that a result may depend on positions to come."""
 
 
 class Loop(Level):
@@ -241,7 +246,8 @@ class Loop(Level):
             self.inputs = [Node(None, last=p) for p in range(self.width)]
             self.memories: list[Memory] = []
             self.readers: dict[Any, Any] = {}
-            self.products, self.bounded, self.assumed = 0, False, None
+            self.products, self.bounded = 0, False
+            self.assumed: str | None = None
             x = Tracked(list(self.inputs), axis, 0, tuple(example.shape), example.dtype, whole=self.whole_input)
             try:
                 self.outs = self.interpret(self.closed.jaxpr, [facts.constant(c) for c in self.closed.consts], [x])
@@ -256,6 +262,13 @@ class Loop(Level):
                         f"got {self.length}"
                     ) from None
         self.outs = [self.ended(out) if isinstance(out, Tracked) else out for out in self.outs]
+
+    def exposed(self, what: str = "an operation takes a part of the scores") -> None:
+        """Notes that a result may depend on positions to come, since `what` does so before a mask hides them."""
+        if self.assumed is None:
+            self.assumed = (
+                f"{what} against all positions, of which no mask known at trace time hides those to come"
+            )
 
     def rate(self, a: Tracked) -> int:
         """Positions for each index of an array."""

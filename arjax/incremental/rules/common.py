@@ -54,13 +54,16 @@ def flipped(level: Any, a: Tracked) -> None:
         raise Flip(a.product)
 
 
+def without_history(level: Level, eqn: Any, ins: Sequence[Value]) -> None:
+    """Refuses operands with scores against all positions."""
+    if any(isinstance(a, Tracked) and a.history is not None for a in ins):
+        raise NoRule(f"{level.where(eqn)}: there is no rule for scores against all positions")
+
+
 def finished(level: Any, a: Tracked, eqn: Any) -> None:
     """Notes that a history is summed over of which it is not known that it hides the positions to come."""
-    if not a.clean and level.assumed is None:
-        level.assumed = (
-            f"{level.where(eqn)} reduces scores against all positions of which no mask known at trace time "
-            "hides those to come"
-        )
+    if not a.clean:
+        level.exposed(f"{level.where(eqn)} reduces scores")
 
 
 def blamed(level: Level, eqn: Any, out: Tracked, ahead: bool, what: str) -> Tracked:

@@ -14,6 +14,7 @@ from arjax.incremental.memories import FAR, Window
 from arjax.incremental.rules.common import (
     blamed,
     rule,
+    without_history,
 )
 from arjax.incremental.values import Const, Facts, Node, Tracked, Value, along, resized
 
@@ -23,6 +24,7 @@ def convolution(level: Loop, eqn: Any, ins: list[Any]) -> list[Value]:
     """Taps at earlier positions; what depends on earlier steps alone is summed apart from the rest."""
     a, kernel = ins
     p, d = eqn.params, eqn.params["dimension_numbers"]
+    without_history(level, eqn, ins)
     if not isinstance(kernel, Const) or p["batch_group_count"] != 1:
         raise NoRule(f"{level.where(eqn)}: there is no rule for a kernel that depends on the input")
     if a.axis == d.lhs_spec[0]:

@@ -12,6 +12,7 @@ from arjax.incremental.memories import Ring
 from arjax.incremental.rules.common import (
     blamed,
     rule,
+    without_history,
 )
 from arjax.incremental.rules.shapes import finer
 from arjax.incremental.values import Const, Tracked, Value, resized
@@ -22,6 +23,7 @@ def gather(level: Loop, eqn: Any, ins: list[Any]) -> list[Value]:
     """Rows of a constant table; of positions what lies at constant places."""
     a, index = ins
     d, shape = eqn.params["dimension_numbers"], shape_of(eqn)
+    without_history(level, eqn, ins)
     if isinstance(index, Tracked):
         paired = list(d.start_indices_batching_dims)
         batch = d.operand_batching_dims[paired.index(index.axis)] if index.axis in paired else None
@@ -67,7 +69,7 @@ def looked_up(level: Loop, eqn: Any, a: Tracked, places: np.ndarray, shape: tupl
     lag = int((places + a.off - np.arange(len(places)))[here].max())
     off = max(lag, 0)
     level.bounded = True
-    node = level.memory(Ring, a).read_from(np.where(here, places, np.clip(places, 0, n - 1)), off)
+    node = level.memory(Ring, a).read_from(np.clip(places, 0, n - 1).astype(np.int32), off)
     out = replace(a, pieces=[node], off=off, shape=shape, whole=None)
     return blamed(level, eqn, out, lag > 0, f"takes {level.named_axis([a])}, {lag} ahead")
 
@@ -76,6 +78,7 @@ def looked_up(level: Loop, eqn: Any, a: Tracked, places: np.ndarray, shape: tupl
 def dynamic_slice(level: Loop, eqn: Any, ins: list[Any]) -> list[Value]:
     """Of other axes, from constant places."""
     a, *starts = ins
+    without_history(level, eqn, ins)
     sizes = eqn.params["slice_sizes"]
     if (
         not isinstance(a, Tracked)

@@ -83,7 +83,7 @@ def with_everything(
 ) -> tuple[Tracked, Node]:
     """The product of operand `k` with all positions so far of the other one, and zeros for those to come.
 
-    They are kept as a batch of matrices `[batch, contracted, free]`, which products read as they are.
+    They are kept as a batch of matrices `[batch, contracted, free]`; the product with the present one is added.
     """
     a, other = ins[k], ins[1 - k]
     other = level.delayed(other, max(-other.off, 0))
@@ -113,10 +113,17 @@ def with_everything(
     places = [*range(first), *(mine + yours if k == 0 else yours + mine)]
     p = eqn.params
 
-    def product(x: Array, y: Array) -> Array:
+    def dot(x: Array, y: Array) -> Array:
+        return lax.dot_general(x, y, (((2,), (1,)), ((0,), (0,))), p["precision"], p["preferred_element_type"])
+
+    def product(t: Array, x: Array, held: Array, own: Array) -> Array:
         sizes = [x.shape[i] for i in (*batch[k], *frees[k])] + [other.shape[i] for i in free]
-        x = lax.transpose(x, own_order).reshape(b, -1, inner)
-        out = lax.dot_general(x, y, (((2,), (1,)), ((0,), (0,))), p["precision"], p["preferred_element_type"])
+        x, own = lax.transpose(x, own_order).reshape(b, -1, inner), matrices(own)
+        here = (t - other.off) * stride
+        if axis == 1:
+            out = dot(x, held) + dot(lax.dynamic_slice_in_dim(x, here, stride, 2), own)
+        else:
+            out = lax.dynamic_update_slice_in_dim(dot(x, held), dot(x, own), here, 2)
         return lax.transpose(out.reshape(sizes), places)
 
-    return a, Node(product, [a.pieces[0], memory.new])
+    return a, Node(product, [level.clock, a.pieces[0], memory.node, other.pieces[0]])

@@ -16,6 +16,7 @@ from arjax.incremental.rules.common import (
     local_rule,
     only_axis,
     rule,
+    without_history,
 )
 from arjax.incremental.values import Const, Late, Node, Tracked, Value, along, at_once, fixed, resized
 
@@ -86,6 +87,7 @@ LAYERS = 256
 def scan(level: Loop, eqn: Any, ins: list[Any]) -> list[Value]:
     """A recurrence over positions, or the same layer many times."""
     p = eqn.params
+    without_history(level, eqn, ins)
     num_consts, num_carry = scan_parts(p, ins)
     consts, carry, xs = ins[:num_consts], ins[num_consts : num_consts + num_carry], ins[num_consts + num_carry :]
     if not any(isinstance(a, Tracked) and a.axis == 0 for a in xs):
