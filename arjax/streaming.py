@@ -168,7 +168,7 @@ def _conditionals(model: Any, variables: Any, cond: Any) -> Any:
 
 
 def _series(model: Any) -> tuple[int, int]:
-    """Positions for each frame of a series in `cond`, and how many earlier frames the features of one depend on."""
+    """Positions for each frame of a series in `cond`, and earlier frames that the features of one depend on."""
     conditioning = getattr(model, "conditioning", None)
     return getattr(conditioning, "hop", 1), getattr(conditioning, "past", 0)
 

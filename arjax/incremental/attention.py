@@ -26,7 +26,7 @@ def attention_step(level: Any, ins: list[Any], sees: Sees, attend: Callable[...,
         level: along the positions.
         ins: what it knows of queries, keys and values.
         sees: the pattern, known at trace time.
-        attend: `attend(queries, keys, values, mask)`, the attention itself.
+        attend: `attend(queries, parts)`, the attention itself; a part is keys, values and a mask.
     """
     places = [getattr(a, "axis", None) for a in ins]
     if not isinstance(level, Loop) or level.width > 1 or places != [2, 1, 1]:
@@ -44,7 +44,7 @@ def attention_step(level: Any, ins: list[Any], sees: Sees, attend: Callable[...,
     level.bounded = True
     itself, earlier = seen.diagonal(), np.tril(seen, -1)
     most, span = int(earlier.sum(1).max(initial=0)), _span(earlier)
-    slots = min(span + 1, length)
+    slots = min(max(span, 1), length)
     if 2 * most < slots:
         node = _of_rows(level, q, k, v, itself, earlier, most, span, attend)
     else:
@@ -59,18 +59,19 @@ def _span(earlier: np.ndarray) -> int:
 
 
 def _of_all(level: Loop, q: Tracked, k: Tracked, v: Tracked, slots: int, sees: Sees, attend: Any) -> Node:
-    """With all that is remembered, written before it is read; keys lie so that a product reads them as they are."""
+    """With all that is remembered, keys as a product reads them, and its own."""
     b, _, features = k.shape
     keys = Everything(level, k, 2, (b, features, slots), 1, lambda x: jnp.swapaxes(x, 1, 2))
     values = Everything(level, v, 1, (b, slots, v.shape[2]), 1, lambda x: x)
     numbers = np.arange(slots, dtype=np.int32)
 
-    def step(t: Array, q: Array, keys: Array, values: Array) -> Array:
-        positions = t - (t - numbers) % slots
+    def step(t: Array, q: Array, keys: Array, key: Array, values: Array, value: Array) -> Array:
+        positions = t - 1 - (t - 1 - numbers) % slots
         mask = sees(positions, t[None]).T & (positions >= 0)[None]
-        return attend(q, jnp.swapaxes(keys, 1, 2), values, mask)
+        own = sees(t[None], t[None]).T
+        return attend(q, [(jnp.swapaxes(keys, 1, 2), values, mask), (key, value, own)])
 
-    return Node(step, [level.clock, q.pieces[0], keys.new, values.new])
+    return Node(step, [level.clock, q.pieces[0], keys.node, k.pieces[0], values.node, v.pieces[0]])
 
 
 def _of_rows(
@@ -89,9 +90,8 @@ def _of_rows(
     table = np.where(np.take_along_axis(earlier, order, 1), order, -1).astype(np.int32)
     keys, values = (level.memory(Ring, a).read_rows(table, span) for a in (k, v))
 
-    def step(t: Array, q: Array, *rows: Array) -> Array:
-        keys, values = jnp.concatenate(rows[:2], 1), jnp.concatenate(rows[2:], 1)
-        mask = jnp.append(jnp.asarray(table)[t] >= 0, jnp.asarray(itself)[t])
-        return attend(q, keys, values, mask[None])
+    def step(t: Array, q: Array, keys: Array, key: Array, values: Array, value: Array) -> Array:
+        mask, own = jnp.asarray(table)[t][None] >= 0, jnp.asarray(itself)[t][None, None]
+        return attend(q, [(keys, values, mask), (key, value, own)])
 
     return Node(step, [level.clock, q.pieces[0], keys, k.pieces[0], values, v.pieces[0]])

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -29,21 +29,22 @@ from arjax.incremental.values import (
 )
 
 INLINE = frozenset(
-    "pjit jit closed_call core_call custom_jvp_call custom_vjp_call custom_vjp_call_jaxpr remat remat2 checkpoint "
-    "custom_lin".split()
+    {"pjit", "jit", "closed_call", "core_call", "remat", "remat2", "checkpoint"}
+    | {"custom_jvp_call", "custom_vjp_call", "custom_vjp_call_jaxpr"}
 )
+"""Primitives that call a jaxpr."""
 CALLEES = ("jaxpr", "call_jaxpr", "fun_jaxpr")
 
 
-class NoRule(Exception):  # noqa: N818
+class NoRule(Exception):
     """This operation cannot be done along this axis: why."""
 
 
-class Flip(Exception):  # noqa: N818
+class Flip(Exception):
     """The other operand of a product has the axis of positions."""
 
 
-class Period(Exception):  # noqa: N818
+class Period(Exception):
     """A step has to have a multiple of so many positions."""
 
 
@@ -55,8 +56,9 @@ class Level:
         outs: the outputs, flat.
     """
 
-    rules: dict[str, Callable[..., Any]]
+    rules: ClassVar[dict[str, Callable[..., Any]]]
     inputs: list[Node]
+    outs: list[Value]
 
     def __init__(self, function: Callable[[Any], Any], example: Any, axis: int, facts: Facts):
         """Traces `function` at `example`, an array or its shape and dtype."""
@@ -135,7 +137,7 @@ class Level:
         axes = {a.axis for a in ins if isinstance(a, Tracked) and a.axis is not None}
         return f"axis {' and '.join(map(str, sorted(axes)))}, which has the positions"
 
-    def aligned(self, operands: Sequence[Value], places: Sequence[int | None]) -> list[Value]:
+    def aligned(self, operands: Sequence[Any], places: Sequence[int | None]) -> list[Any]:
         """Operands whose pieces belong together one by one."""
         raise NotImplementedError
 
@@ -145,9 +147,9 @@ class Level:
 
     def local(
         self,
-        operands: Sequence[Value],
+        operands: Sequence[Any],
         places: Sequence[int | None],
-        axis: int,
+        axis: int | None,
         shape: Iterable[int],
         dtype: Any,
         function: Callable[..., Any],
@@ -166,6 +168,8 @@ class Level:
         """
         operands = self.aligned(operands, places)
         tracked = [a for a in operands if isinstance(a, Tracked)]
+        if history is None and not all(a.clean for a in tracked):
+            self.exposed()
         like = tracked[0]
         columns = []
         for a, place in zip(operands, places, strict=True):
@@ -202,6 +206,9 @@ class Level:
             next((a.blame for a in tracked if a.blame), None),
         )
 
+    def exposed(self) -> None:
+        """Notes that a result may depend on positions to come."""
+
 
 class Loop(Level):
     """A level with a step for every position, or for every period of a network with strides.
@@ -216,7 +223,7 @@ class Loop(Level):
         assumed: what could not be proved, in words, or None.
     """
 
-    rules: dict[str, Callable[..., Any]] = {}
+    rules: ClassVar[dict[str, Callable[..., Any]]] = {}
 
     def __init__(
         self,
@@ -239,7 +246,8 @@ class Loop(Level):
             self.inputs = [Node(None, last=p) for p in range(self.width)]
             self.memories: list[Memory] = []
             self.readers: dict[Any, Any] = {}
-            self.products, self.bounded, self.assumed = 0, False, None
+            self.products, self.bounded = 0, False
+            self.assumed: str | None = None
             x = Tracked(list(self.inputs), axis, 0, tuple(example.shape), example.dtype, whole=self.whole_input)
             try:
                 self.outs = self.interpret(self.closed.jaxpr, [facts.constant(c) for c in self.closed.consts], [x])
@@ -254,6 +262,13 @@ class Loop(Level):
                         f"got {self.length}"
                     ) from None
         self.outs = [self.ended(out) if isinstance(out, Tracked) else out for out in self.outs]
+
+    def exposed(self, what: str = "an operation takes a part of the scores") -> None:
+        """Notes that a result may depend on positions to come, since `what` does so before a mask hides them."""
+        if self.assumed is None:
+            self.assumed = (
+                f"{what} against all positions, of which no mask known at trace time hides those to come"
+            )
 
     def rate(self, a: Tracked) -> int:
         """Positions for each index of an array."""
@@ -279,7 +294,7 @@ class Loop(Level):
             for i, out in enumerate(outs)
         ]
 
-    def aligned(self, operands: Sequence[Value], places: Sequence[int | None]) -> list[Value]:
+    def aligned(self, operands: Sequence[Any], places: Sequence[int | None]) -> list[Any]:
         """Tracked operands with the same lag."""
         tracked = [a for a in operands if isinstance(a, Tracked)]
         if len({len(a.pieces) for a in tracked}) > 1:
@@ -317,7 +332,7 @@ class Loop(Level):
         if steps == 0:
             return a
         off = a.off + steps
-        prefix = a.prefix[along(a.axis, 0, -off)] if off < 0 else None  # type: ignore[arg-type]
+        prefix = a.prefix[along(a.axis, 0, -off)] if off < 0 else None
         return replace(a, pieces=self.taps(a, [j - steps for j in range(len(a.pieces))]), off=off, prefix=prefix)
 
     def ended(self, a: Tracked) -> Tracked:
@@ -339,7 +354,7 @@ class Loop(Level):
     def masked(self, a: Tracked, value: Any, before: bool, after: bool) -> Tracked:
         """The array with `value` at indices that it does not have, where a step may compute such."""
         assert a.axis is not None
-        length, axis, count = a.shape[a.axis], a.axis, len(a.pieces)
+        length, count = a.shape[a.axis], len(a.pieces)
         low, high = before and a.off > 0, after and (length + a.off) * self.rate(a) < self.length
         if not (low or high):
             return a
@@ -451,6 +466,22 @@ def _zeros(eqn: Any, ins: Sequence[Const], facts: Facts) -> np.ndarray | None:
 def bind(eqn: Any, *values: Any, **changed: Any) -> Any:
     """The equation's primitive applied to other values, with `changed` parameters."""
     return eqn.primitive.bind(*values, **eqn.primitive.get_bind_params(eqn.params | changed))
+
+
+def shape_of(eqn: Any, i: int = 0) -> tuple[int, ...]:
+    """Of an output."""
+    return tuple(eqn.outvars[i].aval.shape)
+
+
+def dtype_of(eqn: Any, i: int = 0) -> Any:
+    """Of an output."""
+    return eqn.outvars[i].aval.dtype
+
+
+def free_axes(eqn: Any, ins: Sequence[Any]) -> list[list[int]]:
+    """Of each operand of a product, the axes that are neither contracted nor a batch."""
+    kept = [{*contracted, *batch} for contracted, batch in zip(*eqn.params["dimension_numbers"], strict=True)]
+    return [[i for i in range(len(a.shape)) if i not in axes] for a, axes in zip(ins, kept, strict=True)]
 
 
 def _branch(eqn: Any) -> Any:

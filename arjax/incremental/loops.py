@@ -7,12 +7,11 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from arjax.incremental import products as products
 from arjax.incremental import rules as rules
 from arjax.incremental.level import Level, Loop
 from arjax.incremental.memories import Memory
 from arjax.incremental.parts import Parts, joined, refined
-from arjax.incremental.values import Const, Facts, Late, Memo, Node, Tracked, compute, demanded, fixed, resized
+from arjax.incremental.values import Const, Facts, Late, Memo, Node, Tracked, compute, demanded, resized
 
 FEW = 4
 """Positions at most along an axis that are taken one after the other without a loop."""
@@ -21,7 +20,7 @@ Draw = Callable[[Array, Any], tuple[Array, Any]]
 """`draw(params, plan) -> (x, kept)`: values of some positions, and arrays of their shape to hand out."""
 
 
-class NotCausal(ValueError):  # noqa: N818
+class NotCausal(ValueError):
     """A conditional depends on its own position or on later ones, or it cannot be proved that it does not."""
 
 
@@ -57,7 +56,7 @@ def looped(function: Any, example: Any, axis: int, facts: Facts, inner: bool, as
 
 
 def check(level: Level, inner: bool) -> None:
-    """Raises `NotCausal` unless each conditional sees earlier positions alone, or its own if it has `inner` axes."""
+    """Raises `NotCausal` unless each conditional sees earlier positions alone, or its own by its `inner` axes."""
     out = level.outs[0]
     if isinstance(out, Late):
         raise NotCausal(f"not causal: {out.why}")
@@ -109,7 +108,7 @@ def emitted(level: Level, out: Any) -> bool:
         and isinstance(level, Loop)
         and out.off == 0
         and out.history is None
-        and out.shape[out.axis] * level.rate(out) == level.length  # type: ignore[index]
+        and out.shape[out.axis] * level.rate(out) == level.length
     )
 
 
@@ -180,7 +179,8 @@ class Stepper:
     def outputs(self, values: list[Array]) -> list[Array]:
         """The outputs wanted, of what the steps handed out."""
         handed = iter(values)
-        return [out.value if isinstance(out, Const) else merged(next(handed), out.axis) for out in self.wanted]
+        wanted: list[Any] = self.wanted
+        return [merged(next(handed), out.axis) if isinstance(out, Tracked) else out.value for out in wanted]
 
 
 def memo_of(node: Node, memo: Memo) -> Any:
@@ -294,8 +294,8 @@ def check_causal(function: Callable[[Array], Any], example: Any, *, assume_causa
     Nothing is computed: the operations of `function` are looked at.
 
     Args:
-        function: from data `(batch, *event)` to the parameters `(batch, *event, ...)` of their conditionals, such as
-            `lambda x: module.apply(variables, x)`.
+        function: from data `(batch, *event)` to the parameters `(batch, *event, ...)` of their conditionals,
+            such as `lambda x: module.apply(variables, x)`.
         example: data, or their shape and dtype.
         assume_causal: let pass what cannot be proved, such as attention with a mask that is computed of variables.
 

@@ -21,7 +21,7 @@ FAR = 16
 
 
 class Memory:
-    """Of `array`; what is read of it is decided while a function is interpreted, so its size is known afterwards."""
+    """Of `array`; what is read of it turns out while a function is interpreted, its size is known afterwards."""
 
     new: Node
 
@@ -103,8 +103,7 @@ class Window(Memory):
 class Ring(Memory):
     """The latest indices, each at its number modulo `slots`; the cost of a step does not grow with the span.
 
-    It is read before it is written, at a place that depends on what was drawn (by adding 0), so that XLA knows the
-    order and writes in place: otherwise it copies the ring at every step.
+    Written in place, see `written`.
     """
 
     def __init__(self, loop: "Loop", array: Tracked):
@@ -150,8 +149,7 @@ class Ring(Memory):
 
     def _written(self, held: Array, t: Array, drawn: Array, *pieces: Array) -> Array:
         new = pieces[0] if len(pieces) == 1 else jnp.concatenate(pieces, self.axis)
-        nothing = jnp.maximum(-2 - jnp.min(jnp.sign(drawn)).astype(jnp.int32), 0)
-        return lax.dynamic_update_slice_in_dim(held, new, (t * self.count + nothing) % self.slots, self.axis)
+        return written(held, new, t * self.count, self.slots, self.axis, drawn)
 
     def _arranged(self, latest: Array, end: int) -> Array:
         """The `slots` indices before the number `end` at their places."""
@@ -171,21 +169,21 @@ class Ring(Memory):
 
 
 class Everything(Memory):
-    """All indices so far, or the latest that there is room for; written before it is read. One index for each step.
+    """All indices so far, or the latest that there is room for; the present one comes after it is read.
 
-    Zeros stand for those to come. Kept as a batch of matrices that products read as they are, in which an index has
-    `stride` rows or columns.
+    One for each step; zeros stand for those to come. Kept as a batch of matrices that products read as they are,
+    in which an index has `stride` rows or columns.
     """
 
     def __init__(self, loop: "Loop", array: Tracked, axis: int, shape: tuple[int, ...], stride: int, arrange: Any):
         """`arrange` makes of any number of indices what is kept of them, along `axis` of `shape`."""
         super().__init__(loop, array)
         self.place, self.shape, self.stride, self.arrange = axis, shape, stride, arrange
-        self.new = Node(self._written, [self.node, loop.clock, *array.pieces])
+        self.new = Node(self._written, [self.node, loop.clock, loop.inputs[-1], *array.pieces])
 
-    def _written(self, held: Array, t: Array, piece: Array) -> Array:
-        start = (t - self.array.off) * self.stride % self.shape[self.place]
-        return lax.dynamic_update_slice_in_dim(held, self.arrange(piece), start, self.place)
+    def _written(self, held: Array, t: Array, drawn: Array, piece: Array) -> Array:
+        start = (t - self.array.off) * self.stride
+        return written(held, self.arrange(piece), start, self.shape[self.place], self.place, drawn)
 
     def initial(self) -> Array:
         """Zeros."""
@@ -200,6 +198,16 @@ class Everything(Memory):
                 known = self.arrange(whole[along(self.axis, first, min(first + slots, end))])
                 held = lax.dynamic_update_slice_in_dim(held, known, 0, self.place)
         return held
+
+
+def written(held: Array, new: Array, start: Array, size: int, axis: int, drawn: Array) -> Array:
+    """`held` with `new` from index `start` modulo `size` on, after all that was read of it in this step.
+
+    The index depends on what was drawn (0 is added), and that on what was read, so that XLA knows the order and
+    writes in place: else it copies all that is held, at every step.
+    """
+    nothing = jnp.maximum(-2 - jnp.min(jnp.sign(drawn)).astype(jnp.int32), 0)
+    return lax.dynamic_update_slice_in_dim(held, new, (start + nothing) % size, axis)
 
 
 class Carried(Memory):

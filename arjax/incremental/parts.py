@@ -6,20 +6,20 @@ What has no rule takes all parts at once, and is known when the last of them is.
 import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, ClassVar
 
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from arjax.incremental.level import Level, NoRule, bind
+from arjax.incremental.level import Level, NoRule, bind, dtype_of, free_axes, shape_of
 from arjax.incremental.values import Const, Facts, Node, Tracked, Value, along, fixed, resized
 
 
 class Parts(Level):
     """A function of a few positions along `axis`, all in one step."""
 
-    rules: dict[str, Callable[..., Any]] = {}
+    rules: ClassVar[dict[str, Callable[..., Any]]] = {}
 
     def __init__(self, function: Callable[[Any], Any], example: Any, axis: int, facts: Facts):
         """Interprets `function`."""
@@ -43,14 +43,14 @@ class Parts(Level):
             for i, v in enumerate(eqn.outvars)
         ]
 
-    def aligned(self, operands: Sequence[Value], places: Sequence[int | None]) -> list[Value]:
+    def aligned(self, operands: Sequence[Any], places: Sequence[int | None]) -> list[Any]:
         """Operands cut at the same places."""
         cut = [a for a in operands if isinstance(a, Tracked) and a.axis is not None]
         if not cut:
             return list(operands)
         ends = sorted({end for a in cut for end in itertools.accumulate(a.piece_sizes())})
         sizes = tuple(int(n) for n in np.diff([0, *ends]))
-        out: list[Value] = []
+        out = []
         for a, place in zip(operands, places, strict=True):
             if isinstance(a, Tracked) and a.axis is None:
                 if place is not None:
@@ -104,11 +104,6 @@ def part_rule(*names: str) -> Callable[[Any], Any]:
     return register
 
 
-def shape_of(eqn: Any, i: int = 0) -> tuple[int, ...]:
-    """Of an output."""
-    return tuple(eqn.outvars[i].aval.shape)
-
-
 @part_rule("reshape")
 def reshape(level: Parts, eqn: Any, ins: list[Any]) -> list[Value]:
     """The axis stays whole, or the parts are of whole groups of it, or groups become its elements."""
@@ -128,7 +123,7 @@ def reshape(level: Parts, eqn: Any, ins: list[Any]) -> list[Value]:
         else:
             continue
         pieces = [
-            Node(lambda x, size=size: x.reshape(resized(new, j, size)), [piece])
+            Node(lambda x, j=j, size=size: x.reshape(resized(new, j, size)), [piece])
             for piece, size in zip(a.pieces, sizes, strict=True)
         ]
         return [replace(a, pieces=pieces, axis=j, shape=new, sizes=sizes)]
@@ -225,7 +220,8 @@ def waiting(a: Tracked) -> float:
 
 def after_each_other(ins: list[Any], dimension: int, shape: tuple[int, ...], eqn: Any, stacked: bool) -> Tracked:
     """The operands as parts along `dimension`."""
-    pieces, sizes = [], []
+    pieces: list[Node] = []
+    sizes: list[int] = []
     for a in ins:
         if isinstance(a, Tracked) and a.axis == dimension and not stacked:
             pieces += a.pieces
@@ -234,7 +230,7 @@ def after_each_other(ins: list[Any], dimension: int, shape: tuple[int, ...], eqn
         node = joined(a)
         pieces.append(Node(lambda x: jnp.expand_dims(x, dimension), [node]) if stacked else node)
         sizes.append(1 if stacked else a.shape[dimension])
-    return Tracked(pieces, dimension, 0, shape, eqn.outvars[0].aval.dtype, sizes=tuple(sizes))
+    return Tracked(pieces, dimension, 0, shape, dtype_of(eqn), sizes=tuple(sizes))
 
 
 @part_rule("gather")
@@ -257,9 +253,7 @@ def dot_general(level: Parts, eqn: Any, ins: list[Any]) -> list[Value]:
         return level.joined_rule(eqn, ins)
     (k,) = tracked
     a, other = ins[k], ins[1 - k]
-    free = [
-        [i for i in range(len(x.shape)) if i not in contract[n] and i not in batch[n]] for n, x in enumerate(ins)
-    ]
+    free = free_axes(eqn, ins)
     if a.axis in contract[k]:
         if len(contract[k]) > 1 or batch[k] or len(free[1 - k]) != 1:
             return level.joined_rule(eqn, ins)
@@ -270,7 +264,7 @@ def dot_general(level: Parts, eqn: Any, ins: list[Any]) -> list[Value]:
     places: list[int | None] = [None, None]
     if a.axis in batch[k]:
         places[1 - k] = batch[1 - k][list(batch[k]).index(a.axis)]
-    return [level.local(ins, places, axis, shape, eqn.outvars[0].aval.dtype, lambda _, *v: bind(eqn, *v))]
+    return [level.local(ins, places, axis, shape, dtype_of(eqn), lambda _, *v: bind(eqn, *v))]
 
 
 def kept_apart(level: Parts, eqn: Any, a: Tracked, other: Const, k: int, shape: tuple[int, ...]) -> Tracked:
@@ -292,7 +286,7 @@ def kept_apart(level: Parts, eqn: Any, a: Tracked, other: Const, k: int, shape: 
         used = np.flatnonzero(uses[:, members].any(1))
         offsets[last] = np.cumsum(known == last) - 1
         if not len(used):
-            nothing = jnp.zeros(resized(shape, axis, len(members)), eqn.outvars[0].aval.dtype)
+            nothing = jnp.zeros(resized(shape, axis, len(members)), dtype_of(eqn))
             products[last] = fixed(nothing)
             continue
         part = _taken(kernel, rows, [i for u in used for i in range(starts[u], starts[u + 1])])
@@ -312,7 +306,7 @@ def kept_apart(level: Parts, eqn: Any, a: Tracked, other: Const, k: int, shape: 
         whole = end - start == int((known == last).sum())
         pieces.append(products[last] if whole else Node(lambda x, cut=cut: x[cut], [products[last]]))
     sizes = tuple(end - start for start, end in itertools.pairwise(ends))
-    return Tracked(pieces, axis, 0, shape, eqn.outvars[0].aval.dtype, sizes=sizes)
+    return Tracked(pieces, axis, 0, shape, dtype_of(eqn), sizes=sizes)
 
 
 def _taken(kernel: Any, axis: int, places: list[int]) -> Any:

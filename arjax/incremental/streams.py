@@ -49,7 +49,7 @@ def begin(
     assert stepper.level.whole_input is not None
     memo = {stepper.level.whole_input: prompt}
     return [
-        memory.after(compute([of_prompt.whole], memo)[0], prompt.shape[1])
+        memory.after(compute([of_prompt.whole], memo)[0], prompt.shape[1])  # type: ignore[list-item]
         for memory, of_prompt in zip(memories, stepper.memories, strict=True)
     ]
 

@@ -36,7 +36,7 @@ class Node:
     ):
         """A source has no function: it is given its value."""
         self.function, self.deps, self.many = function, tuple(deps), many
-        self.last = max((dep.last for dep in self.deps), default=-1) if last is None else last
+        self.last: int = max((dep.last for dep in self.deps), default=-1) if last is None else last
         Node.made += 1
         self.number = Node.made
 
@@ -115,7 +115,7 @@ class Const:
     ):
         """Of a `value`, or of `(operand, shape, dimensions)` of a broadcast."""
         self._value, self.source = value, source
-        self.of_part = of_part or (source is not None and source[0].of_part)
+        self.of_part: bool = of_part or (source is not None and source[0].of_part)
         if source is None:
             self.shape, self.dtype = tuple(np.shape(value)), jnp.result_type(value)
         else:
@@ -175,7 +175,7 @@ class Const:
         return lax.dynamic_slice_in_dim(self.value, start, width, axis)
 
 
-class at_once:  # noqa: N801
+class at_once:
     """Evaluates what is small and known at trace time at trace time."""
 
     def __init__(self, consts: Iterable[Const], size: int):
@@ -201,7 +201,7 @@ class Tracked:
 
     Attributes:
         pieces: nodes, each of an index (or `sizes` of them) along `axis`.
-        axis: where the positions lie.
+        axis: where the positions lie; None of an array with a single time.
         off: how many indices it lags behind the input; below 0 the first ones are known before the first step.
         shape: of the whole array.
         dtype: of the array.
@@ -216,7 +216,7 @@ class Tracked:
     """
 
     pieces: list[Node]
-    axis: int | None
+    axis: Any
     off: int
     shape: tuple[int, ...]
     dtype: Any

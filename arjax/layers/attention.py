@@ -6,6 +6,7 @@ order of generation, so that all hold for any ordering.
 """
 
 import dataclasses
+import itertools
 import math
 from functools import partial
 from typing import Any
@@ -145,7 +146,7 @@ def _in_chunks(q: Array, k: Array, v: Array, *, pattern: Any, strict: bool) -> A
     def attend_from(q: Array, k: Array, v: Array, start: int, first: int) -> Array:
         positions = first + jnp.arange(k.shape[1], dtype=jnp.int32)
         queries = start + jnp.arange(q.shape[2], dtype=jnp.int32)
-        return attend(q, k, v, pattern.sees(positions, queries, strict=strict).T)
+        return attend(q, [(k, v, pattern.sees(positions, queries, strict=strict).T)])
 
     chunks = _chunks(q.shape[2])
     if len(chunks) > 1:
@@ -165,20 +166,25 @@ def _one_step(level: Any, ins: list[Any], *, pattern: Any, strict: bool) -> Any:
 causal_attention = custom(_in_chunks, _one_step)
 
 
-def attend(queries: Array, keys: Array, values: Array, mask: Array) -> Array:
-    """Softmax of scaled products over the keys, computed in float32. `Float[b, g, t, v]`.
+def attend(queries: Array, parts: list[tuple[Array, Array, Array]]) -> Array:
+    """Softmax of scaled products over the keys of all `parts`, computed in float32. `Float[b, g, t, v]`.
 
-    Queries are `Float[b, g, t, k]`; keys and values `Float[b, n, ...]`; who sees whom is a mask `(t, n)`. A query
-    that sees nothing gets zeros.
+    Queries are `Float[b, g, t, k]`; a part is keys `Float[b, n, k]`, values `Float[b, n, v]` and who sees whom, a
+    mask `(t, n)`. A query that sees nothing gets zeros.
     """
+    product = partial(jnp.einsum, preferred_element_type=jnp.float32)
     queries = queries * math.sqrt(1 / queries.shape[-1])
-    mask = mask[None, None]
-    scores = jnp.einsum("bgtk,bnk->bgtn", queries, keys, preferred_element_type=jnp.float32)
+    mask = jnp.concatenate([mask for _, _, mask in parts], -1)[None, None]
+    scores = jnp.concatenate([product("bgtk,bnk->bgtn", queries, keys) for keys, _, _ in parts], -1)
     scores = jnp.where(mask, scores, jnp.finfo(jnp.float32).min / 2)
     weights = jnp.where(mask, jnp.exp(scores - jax.lax.stop_gradient(scores.max(-1, keepdims=True))), 0)
     total = weights.sum(-1, keepdims=True)
     total = jnp.where(total > 0, total, 1)  # not `maximum(total, 1)`, which halves the gradient where one is seen
-    y = jnp.einsum("bgtn,bnv->bgtv", weights.astype(values.dtype), values, preferred_element_type=jnp.float32)
+    ends = list(itertools.accumulate(values.shape[1] for _, values, _ in parts))[:-1]
+    y = sum(
+        product("bgtn,bnv->bgtv", weight.astype(values.dtype), values)
+        for weight, (_, values, _) in zip(jnp.split(weights, ends, axis=-1), parts, strict=True)
+    )
     return (y / total).astype(queries.dtype)
 
 

@@ -124,7 +124,7 @@ class GatedPixelCNN(nn.Module):
         return jnp.split(self.projection(s), self.num_layers, axis=-1)
 
     def channels_before(self, x: Array) -> Array:
-        """What the first horizontal units of each colour see of the present pixel: the colours before their own."""
+        """What the first units of each colour see of the present pixel: the colours before their own."""
         units = np.tile(masks.colours(self.features, self.channels), 2)
         mask = masks.connect(np.arange(self.channels), units, strict=True)
         return self.present(scale(x, self.output.levels, self.dtype)[..., :-1], mask)

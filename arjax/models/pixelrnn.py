@@ -31,7 +31,7 @@ from arjax import distributions, masks
 from arjax.incremental.custom import custom
 from arjax.incremental.level import NoRule
 from arjax.incremental.memories import Carried
-from arjax.incremental.rules import chained
+from arjax.incremental.rules.recurrence import chained
 from arjax.layers import CausalConv, MaskedDense, check_images, check_size, condition, entry_shift, scale, shift
 
 

@@ -1,7 +1,6 @@
-"""Rules of matrix products, of attention and of convolutions."""
+"""Rules of convolutions."""
 
 import itertools
-import math
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -10,125 +9,14 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
-from arjax.incremental.level import Loop, NoRule, bind
-from arjax.incremental.memories import FAR, Everything, Window
-from arjax.incremental.rules import blamed, dtype_of, finished, flipped, rule, shape_of
+from arjax.incremental.level import Loop, NoRule, bind, dtype_of, shape_of
+from arjax.incremental.memories import FAR, Window
+from arjax.incremental.rules.common import (
+    blamed,
+    rule,
+    without_history,
+)
 from arjax.incremental.values import Const, Facts, Node, Tracked, Value, along, resized
-
-
-def free_axes(eqn: Any, ins: Sequence[Any]) -> list[list[int]]:
-    """Of each operand of a product, the axes that are neither contracted nor a batch."""
-    contract, batch = eqn.params["dimension_numbers"]
-    return [
-        [i for i in range(len(a.shape)) if i not in contract[k] and i not in batch[k]] for k, a in enumerate(ins)
-    ]
-
-
-def place_of(eqn: Any, frees: list[list[int]], k: int, axis: int) -> int:
-    """Where an axis of operand `k` is in the product."""
-    _, batch = eqn.params["dimension_numbers"]
-    if axis in batch[k]:
-        return list(batch[k]).index(axis)
-    return len(batch[0]) + (len(frees[0]) if k else 0) + frees[k].index(axis)
-
-
-@rule("dot_general")
-def dot_general(level: Loop, eqn: Any, ins: list[Any]) -> list[Value]:
-    """A product with constants, of the same positions, or of each position with all so far."""
-    (contract, batch), frees = eqn.params["dimension_numbers"], free_axes(eqn, ins)
-    number, shape, dtype = level.next_product(), shape_of(eqn), dtype_of(eqn)
-    tracked = [k for k, a in enumerate(ins) if isinstance(a, Tracked)]
-
-    def function(_: int, *v: Any) -> Any:
-        return bind(eqn, *v)
-
-    def paired(k: int, axis: int) -> int:
-        return batch[1 - k][list(batch[k]).index(axis)]
-
-    if len(tracked) == 1:
-        (k,) = tracked
-        a = ins[k]
-        if a.axis in contract[k]:
-            flipped(level, a)
-            raise NoRule(f"{level.where(eqn)} sums over {level.named_axis(ins)}")
-        if a.history in contract[k]:
-            finished(level, a, eqn)
-        history = None if a.history is None or a.history in contract[k] else place_of(eqn, frees, k, a.history)
-        places: list[int | None] = [None, None]
-        if a.axis in batch[k]:
-            places[1 - k] = paired(k, a.axis)
-        return [level.local(ins, places, place_of(eqn, frees, k, a.axis), shape, dtype, function, history)]
-    x, y = ins
-    if x.axis in batch[0]:
-        if paired(0, x.axis) != y.axis or x.history is not None or y.history is not None:
-            raise NoRule(f"{level.where(eqn)}: the positions of its operands are on different axes")
-        return [level.local(ins, [None, None], place_of(eqn, frees, 0, x.axis), shape, dtype, function)]
-    if len(x.pieces) > 1 or len(y.pieces) > 1:
-        raise NoRule(f"{level.where(eqn)}: there is no rule for attention in a network with strides")
-    for k, (a, other) in enumerate([(x, y), (y, x)]):
-        if a.history in contract[k] and contract[1 - k][list(contract[k]).index(a.history)] == other.axis:
-            if a.axis in contract[k]:
-                raise NoRule(f"{level.where(eqn)} sums over {level.named_axis(ins)}")
-            finished(level, a, eqn)
-            a, node = with_everything(level, eqn, ins, k, frees)
-            return [replace(a, pieces=[node], axis=place_of(eqn, frees, k, a.axis), shape=shape, dtype=dtype, prefix=None, history=None, product=None, clean=True, whole=None)]  # fmt: skip
-    if x.history is None and y.history is None and x.axis in frees[0] and y.axis in frees[1]:
-        k = 1 if number in level.flips else 0
-        other = ins[1 - k]
-        a, node = with_everything(level, eqn, ins, k, frees)
-        axis, history = place_of(eqn, frees, k, a.axis), place_of(eqn, frees, 1 - k, other.axis)
-        return [replace(a, pieces=[node], axis=axis, shape=shape, dtype=dtype, prefix=None, history=history, product=number, clean=False, lead=a.off - other.off, whole=None)]  # fmt: skip
-    for k, a in enumerate(ins):
-        if a.axis in contract[k]:
-            flipped(level, a)
-    raise NoRule(f"{level.where(eqn)} sums over {level.named_axis(ins)}")
-
-
-def with_everything(
-    level: Loop, eqn: Any, ins: Sequence[Any], k: int, frees: list[list[int]]
-) -> tuple[Tracked, Node]:
-    """The product of operand `k` with all positions so far of the other one, and zeros for those to come.
-
-    They are kept as a batch of matrices `[batch, contracted, free]`, which products read as they are.
-    """
-    a, other = ins[k], ins[1 - k]
-    other = level.delayed(other, max(-other.off, 0))
-    a = level.delayed(a, max(other.off - a.off, 0))
-    contract, batch = eqn.params["dimension_numbers"]
-    pairs = sorted(zip(contract[1 - k], contract[k], strict=True), key=lambda pair: pair[0] != other.axis)
-    theirs, own = ([int(axis) for axis in axes] for axes in zip(*pairs, strict=True))
-    free = sorted(frees[1 - k], key=lambda i: i != other.axis)
-    order, own_order = [*batch[1 - k], *theirs, *free], [*batch[k], *frees[k], *own]
-    b, n, inner = (math.prod(other.shape[i] for i in axes) for axes in (batch[1 - k], free, theirs))
-    axis = 1 if other.axis in theirs else 2
-    stride = (inner if axis == 1 else n) // other.shape[other.axis]
-
-    def matrices(x: Array) -> Array:
-        sizes = [b, inner, n]
-        sizes[axis] = x.shape[other.axis] * stride
-        return lax.transpose(x, order).reshape(sizes)
-
-    key = "everything", tuple(order), axis, other.off, *other.pieces
-    if key not in level.readers:
-        level.readers[key] = Everything(level, other, axis, (b, inner, n), stride, matrices)
-    memory = level.readers[key]
-    level.bounded = True
-    first = len(batch[0])
-    mine = [first + i for i in range(len(frees[k]))]
-    yours = [first + len(mine) + free.index(i) for i in frees[1 - k]]
-    places = [*range(first), *(mine + yours if k == 0 else yours + mine)]
-    p = eqn.params
-
-    def product(x: Array, y: Array) -> Array:
-        sizes = [x.shape[i] for i in (*batch[k], *frees[k])] + [other.shape[i] for i in free]
-        x = lax.transpose(x, own_order).reshape(b, -1, inner)
-        out = lax.dot_general(x, y, (((2,), (1,)), ((0,), (0,))), p["precision"], p["preferred_element_type"])
-        return lax.transpose(out.reshape(sizes), places)
-
-    return a, Node(product, [a.pieces[0], memory.new])
-
-
-# Convolutions ---------------------------------------------------------------------------------------------------
 
 
 @rule("conv_general_dilated")
@@ -136,6 +24,7 @@ def convolution(level: Loop, eqn: Any, ins: list[Any]) -> list[Value]:
     """Taps at earlier positions; what depends on earlier steps alone is summed apart from the rest."""
     a, kernel = ins
     p, d = eqn.params, eqn.params["dimension_numbers"]
+    without_history(level, eqn, ins)
     if not isinstance(kernel, Const) or p["batch_group_count"] != 1:
         raise NoRule(f"{level.where(eqn)}: there is no rule for a kernel that depends on the input")
     if a.axis == d.lhs_spec[0]:
@@ -304,7 +193,7 @@ def cropped(
         return kernel, padding
     value = None
     for i, axis in enumerate(axes):
-        empty = z.all(tuple(j for j in range(z.ndim) if j != axis))
+        empty = np.asarray(z.all(tuple(j for j in range(z.ndim) if j != axis)))
         if i == but or empty.all() or not (empty[0] or empty[-1]):
             continue
         first, last = (int(n) for n in np.flatnonzero(~empty)[[0, -1]])
