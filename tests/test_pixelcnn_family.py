@@ -130,8 +130,9 @@ def test_weight_norm(init_scale, kernel_size):
     np.testing.assert_allclose(np.mean(y, (0, 1, 2)), 0, atol=1e-5)
     np.testing.assert_allclose(np.std(y, (0, 1, 2)), init_scale, rtol=1e-5)
     np.testing.assert_allclose(jax.jit(layer.apply)(variables, x), y, atol=1e-5)
-    kernel = layer.clone(operation=lambda x, kernel: kernel).apply(variables, x) - variables["params"]["bias"]
-    norms = np.sqrt((np.asarray(kernel) ** 2).sum(tuple(range(kernel.ndim - 1))))
+    kernel = layer.clone(operation=lambda x, kernel: kernel).apply(variables, x)
+    kernel = np.asarray(kernel) - np.asarray(variables["params"]["bias"])
+    norms = np.sqrt((kernel**2).sum(tuple(range(kernel.ndim - 1))))
     np.testing.assert_allclose(norms, variables["params"]["scale"], rtol=1e-5)
     longer = {"params": variables["params"] | {"v": 7 * variables["params"]["v"]}}
     np.testing.assert_allclose(jax.jit(layer.apply)(longer, x), y, atol=1e-5)
