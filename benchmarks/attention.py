@@ -21,9 +21,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+import arjax
 from arjax import plotting, streaming
 from arjax.distributions import Categorical
-from arjax.drawing import Draw, Plan
 from arjax.layers import Dense, Fixed, Local, Strided
 from arjax.models import Transformer
 from benchmarks import common
@@ -69,14 +69,14 @@ def main(argv: list[str]) -> None:
 def measure(length: int, batch: int, features: int, seconds: float) -> list[common.Row]:
     """The rows of one length and batch size."""
     programs, compile_seconds = {}, {}
-    plan = Plan(jax.random.uniform(jax.random.key(0), (batch, STEPS)))
+    noise = jax.random.uniform(jax.random.key(0), (batch, STEPS))
     for name, pattern in patterns(length).items():
         model = Transformer((length,), Categorical(256), features=features, num_layers=2, patterns=(pattern,))
         variables = model.init(jax.random.key(1), jnp.zeros((1, STEPS), jnp.int32))
-        state = streaming.empty_state(model, variables, batch)
-        state = jax.tree.map(lambda leaf: leaf if leaf.ndim else jnp.int32(length - STEPS), state)
-        program, compile_seconds[name] = common.compiled(jax.jit(partial(steps, model)), variables, state, plan)
-        programs[name] = partial(program, variables, state, plan)
+        state = arjax.start(model, variables, jnp.zeros((batch, 0), jnp.int32))
+        state = state.replace(position=jnp.int32(length - STEPS))
+        program, compile_seconds[name] = common.compiled(jax.jit(partial(steps, model)), variables, state, noise)
+        programs[name] = partial(program, variables, state, noise)
     times, _ = common.fewest_seconds(programs, seconds)
     shares = {name: max(time - times["itself"], 0.0) for name, time in times.items()}
     return [
@@ -93,10 +93,9 @@ def measure(length: int, batch: int, features: int, seconds: float) -> list[comm
     ]
 
 
-def steps(model: Any, variables: Any, state: streaming.State, plan: Plan) -> jax.Array:
+def steps(model: Any, variables: Any, state: streaming.State, noise: jax.Array) -> jax.Array:
     """The next positions, drawn by the cached sampler."""
-    _, drawn = streaming.draw_chunk(model, variables, state, plan, None, Draw(model.output))
-    return drawn.values
+    return arjax.extend(model, variables, state, noise)[1]
 
 
 def draw(rows: list[common.Row], path: Path) -> None:

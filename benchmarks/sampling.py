@@ -7,7 +7,8 @@ ones, so that conditionals do depend on the past; the forward pass sees random d
 repeats; compilation has its own column. On a busy machine short runs find a quiet moment and long ones do not,
 which flatters the ratio to the naive sampler: quote figures from an idle one.
 
-- `over_naive`: naive seconds / these seconds, the gain over evaluating the network anew for each position.
+- `over_naive`: naive seconds / these seconds, the gain over evaluating the network anew for each dimension, a
+  channel of a pixel.
 - `over_forward`: these seconds / those of the forward pass. A cached sampler does the arithmetic of one
   forward pass, so at 1.0 only arithmetic would be left. Batch 1 is the regime of latency: many small steps,
   whose overhead shows. Batch 64 is the regime of throughput: arithmetic dominates.
@@ -16,7 +17,7 @@ which flatters the ratio to the naive sampler: quote figures from an idle one.
   the fixed point of its noise. `mismatches` always counts the integers that this pass does not give back. A
   few in a large batch are ties that rounding broke another way (after one, all integers of an example may
   differ from the naive sampler's); many are a wrong sampler.
-- `naive*` ("extrapolated": true): it would exceed --naive-seconds, so only its first positions were timed.
+- `naive*` ("extrapolated": true): it would exceed --naive-seconds, so only its first dimensions were timed.
 - `iterations` (JSON only): passes that the fixed-point sampler took.
 
 Models: gated_pixelcnn (28x28, 8 layers of 64 channels, Bernoulli), gated_pixelcnn_256 (with 256 levels),
@@ -84,11 +85,11 @@ def measure(
 
     prepare("forward", model.apply, x)
     times, results = common.fewest_seconds(programs, seconds=0)
-    positions = math.prod(event[:-1] if hasattr(model, "vertical") else event)
-    timed = min(positions, max(1, int(naive_seconds / times["forward"])))
+    dimensions = math.prod(event)
+    timed = min(dimensions, max(1, int(naive_seconds / times["forward"])))
     for method in methods:
-        if method == "naive" and timed < positions:
-            prepare(method, partial(first_positions, model, timed), noise)
+        if method == "naive" and timed < dimensions:
+            prepare(method, partial(first_dimensions, model, timed), noise)
         else:
             options: Any = {"method": method, "return_iterations": method == "fixed_point"}
             prepare(method, partial(sample_from_noise, model, **options), noise)
@@ -99,8 +100,8 @@ def measure(
     samples = {method: results[method] for method in methods}
     if "fixed_point" in methods:
         samples["fixed_point"], iterations = results["fixed_point"]
-    if "naive" in methods and timed < positions:
-        times["naive"] *= positions / timed
+    if "naive" in methods and timed < dimensions:
+        times["naive"] *= dimensions / timed
         del samples["naive"]
 
     teacher_forced = jax.jit(lambda noise, *args: model.output.quantile(model.apply(*args), noise))
@@ -129,8 +130,8 @@ def measure(
     ]
 
 
-def first_positions(model: Any, count: int, variables: Any, noise: Array) -> Array:
-    """What the naive sampler does at its first `count` positions."""
+def first_dimensions(model: Any, count: int, variables: Any, noise: Array) -> Array:
+    """What the naive sampler does at its first `count` dimensions."""
     drawn, _ = sampling._naive(model, variables, Plan(noise), None, Draw(model.output), count)
     return drawn.values
 

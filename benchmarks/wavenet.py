@@ -33,7 +33,7 @@ import jax.numpy as jnp
 from arjax import sample_from_noise
 from arjax.models import WaveNet
 from benchmarks import common
-from benchmarks.sampling import first_positions
+from benchmarks.sampling import first_dimensions
 
 COLUMNS = [
     "model",
@@ -128,7 +128,7 @@ def _naive_seconds(model: Any, variables: Any, noise: jax.Array, limit: float) -
     length = noise.shape[1]
 
     def seconds(count: int) -> float:
-        program, _ = common.compiled(jax.jit(partial(first_positions, model, count)), variables, noise)
+        program, _ = common.compiled(jax.jit(partial(first_dimensions, model, count)), variables, noise)
         start = time.perf_counter()
         jax.block_until_ready(program(variables, noise))
         return time.perf_counter() - start

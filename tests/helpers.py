@@ -2,26 +2,29 @@
 
 import functools
 import itertools
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.experimental import io_callback
 
 from arjax import sampling
 from arjax.drawing import Draw, Plan
+from arjax.modules import forward
 
 
 def integers(levels, *shape, seed=0):
     return np.random.default_rng(seed).integers(0, levels, shape).astype(np.int32)
 
 
-def random_variables(model, *args, scale=0.3, seed=1):
+def random_variables(model, *args, scale=0.3, seed=1, **options):
     """Variables as after some training, as numpy: none is zero, and kernels keep the size of what they are given.
 
-    Drawing them with `model.init` would cost many times as much, most of it compilation.
+    Drawing them with `model.init` would cost many times as much, most of it compilation. Of `args` those that are
+    None are left out.
     """
-    shapes = jax.eval_shape(model.init, jax.random.key(0), *args)
+    init = functools.partial(model.init, **options)
+    shapes = jax.eval_shape(init, jax.random.key(0), *[arg for arg in args if arg is not None])
     rng = np.random.default_rng(seed)
 
     def random(path, leaf):
@@ -34,23 +37,24 @@ def random_variables(model, *args, scale=0.3, seed=1):
 
 @functools.partial(jax.jit, static_argnums=0)
 def apply(model, variables, x, cond=None):
-    return model.apply(variables, x, cond)
+    return forward(model, variables, x, cond)
 
 
+class Stepped(NamedTuple):
+    values: jax.Array
+    params: tuple[jax.Array, ...]
+
+
+@functools.partial(jax.jit, static_argnums=0)
 def stepped(model, variables, plan, cond=None):
-    """Images by the cached sampler, and the parameters of every conditional as it computes them one by one."""
-    recorded = []
+    """Data by the cached sampler, and the parameters of every conditional as it computes them one by one."""
 
-    def run(variables, plan, cond):
-        def draw(params, plan):
-            io_callback(lambda params: recorded.append(np.asarray(params)), None, params, ordered=True)
-            return Draw(model.output)(params, plan)
+    def draw(params, plan):
+        values = Draw(model.output)(params, plan).values
+        return Stepped(values, tuple(params[..., i] for i in range(params.shape[-1])))
 
-        return sampling._cached_image(model, variables, plan, cond, draw).values
-
-    x = jax.block_until_ready(jax.jit(run)(variables, plan, cond))
-    jax.effects_barrier()
-    return x, np.stack(recorded, 1).reshape(*x.shape, -1)
+    drawn, _ = sampling._cached(model, variables, plan, cond, draw)
+    return drawn.values, jnp.stack(drawn.params, -1)
 
 
 def stepped_params(model, variables, x, cond=None):

@@ -67,12 +67,12 @@ def test_a_wrong_sampler_is_not_identical(capsys, monkeypatch, methods, check):
     assert row["mismatches"] > 0
 
 
-def test_first_positions_are_those_of_the_naive_sampler():
+def test_first_dimensions_are_those_of_the_naive_sampler():
     model, event = common.MODELS["tiny"]
     noise = jax.random.uniform(jax.random.key(0), (2, *event))
     variables = model.init(jax.random.key(1), common.random_data(model, event, 2))
     whole = sample_from_noise(model, variables, noise, method="naive")
-    first = jax.jit(partial(sampling.first_positions, model, 10))(variables, noise)
+    first = jax.jit(partial(sampling.first_dimensions, model, 10))(variables, noise)
     np.testing.assert_array_equal(first, whole.at[:, 10:].set(0))
 
 

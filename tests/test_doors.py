@@ -162,7 +162,7 @@ def test_noise_and_settings_are_refused_alike(name):
 def test_integers_of_any_dtype_and_lists(name):
     """By the bare module, too: nothing wraps around below 0."""
     model, variables, x, cond = setup(name)
-    jax.eval_shape(model.init, KEY, x.astype(np.uint8), cond)
+    random_variables(model, x.astype(np.uint8), cond)
     params = apply(model, variables, x.astype(np.uint8), cond)
     expected = model.output.log_prob(params, x).sum(range(1, x.ndim))
     as_lists = jax.tree.map(np.ndarray.tolist, (x, cond))

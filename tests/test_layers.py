@@ -14,7 +14,6 @@ from arjax.distributions import Categorical
 from arjax.drawing import Plan
 from arjax.layers import ABSENT, CausalConv, MaskedDense, one_hot, scale
 from arjax.layers.conv import causal_conv
-from arjax.layers.incremental import BLOCK, leave_below
 from experiments.own_network import MyNetwork
 
 FEATURES = 3
@@ -24,13 +23,6 @@ BANKS = {
     "time": (1, (2, 13, 2), (((1,), 1), *(((k,), d) for k in (2, 3, 4) for d in (1, 2, 5, 30)))),
     "rows": (1, (2, 13, 4, 2), (((3, 4), 1), ((4, 2), 2), ((2, 3), 30))),
     "columns": (2, (2, 4, 13, 2), (((1, 2), 1), ((3, 3), 1), ((4, 3), 2), ((1, 2), 30))),
-}
-# Lengths of the slices that an event arrives in: 6 is longer than some memories and shorter than others.
-CHUNKS = {
-    "steps": [1] * 13,
-    "prefix_first": [6, 1, 6],
-    "prefix_later": [1, 6, 6],
-    "steps_around": [1, 1, 1, 6, 1, 1, 1, 1],
 }
 
 
@@ -47,17 +39,9 @@ class Bank(nn.Module):
         return [conv(x) for conv in self.convs]
 
 
-@partial(jax.jit, static_argnums=0)
-def step(model, variables, cache, piece):
-    """The incremental pass along the model's axis: along columns, the collection `present` is mutable as well."""
-    mutable = ["cache", "present"][: model.axis]
-    output, updates = model.apply(variables | {"cache": cache}, piece, mutable=mutable)
-    return output, updates["cache"]
-
-
 @pytest.fixture(scope="module", params=BANKS)
 def bank(request):
-    """Convolutions, their random kernels and biases, an input, the parallel pass, and an empty cache."""
+    """Convolutions, their random kernels and biases, an input, and what they make of it."""
     axis, shape, specs = BANKS[request.param]
     rng = np.random.default_rng(0)
     model = Bank(axis, specs)
@@ -70,9 +54,7 @@ def bank(request):
     }
     x = rng.normal(size=shape).astype(np.float32)
     variables = {"params": params}
-    _, cache = jax.eval_shape(partial(step, model), variables, {}, x.take([0], axis))
-    cache = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), cache)
-    return model, variables, x, jax.jit(model.apply)(variables, x), cache
+    return model, variables, x, jax.jit(model.apply)(variables, x)
 
 
 def reference(x, kernel, bias, axis, dilation):
@@ -90,7 +72,7 @@ def reference(x, kernel, bias, axis, dilation):
 
 
 def test_conv_against_a_reference(bank):
-    model, variables, x, parallel, _ = bank
+    model, variables, x, parallel = bank
     for i, (spec, y) in enumerate(zip(model.specs, parallel, strict=True)):
         conv = variables["params"][f"convs_{i}"]
         expected = reference(x, conv["kernel"], conv["bias"], model.axis, spec[1])
@@ -98,8 +80,8 @@ def test_conv_against_a_reference(bank):
 
 
 def test_conv_implementations_agree(bank):
-    """On an accelerator the parallel pass is a convolution, on a CPU a matrix product."""
-    model, variables, x, parallel, _ = bank
+    """On an accelerator it is a convolution, on a CPU along columns a matrix product."""
+    model, variables, x, parallel = bank
 
     def other(*args, cpu, default):
         return default(*args)
@@ -120,36 +102,10 @@ def test_strided_conv_implementations_agree():
         return [implementation(*args) for implementation in (cpu, default)]
 
     for axis in (1, 2):
-        model = Apply(lambda m, x, axis=axis: causal_conv(m, x, kernel, axis, stride=2))
         expected = reference(x, kernel, np.zeros(FEATURES), axis, 1)[:, ::2, ::2]
         with mock.patch("jax.lax.platform_dependent", strided):
-            for y in jax.jit(lambda x, model=model: model.apply({}, x))(x):
+            for y in jax.jit(partial(causal_conv, axis=axis, stride=2))(x, kernel):
                 np.testing.assert_allclose(y, expected, atol=1e-5)
-
-
-@pytest.mark.parametrize("lengths", CHUNKS.values(), ids=CHUNKS)
-def test_conv_passes_agree(bank, lengths):
-    model, variables, x, parallel, cache = bank
-    axis, outputs = model.axis, []
-    for piece in np.split(x, np.cumsum(lengths)[:-1], axis):
-        output, cache = step(model, variables, cache, piece)
-        outputs.append(output)
-    for spec, y, pieces in zip(model.specs, parallel, zip(*outputs, strict=True), strict=True):
-        np.testing.assert_allclose(np.concatenate(pieces, axis), y, atol=1e-5, err_msg=str(spec))
-
-
-def test_memory_is_as_long_as_the_past_that_is_seen(bank):
-    """A window of the span; in time, for what is far away, a ring with room for a block; nothing for one tap."""
-    model, *_, cache = bank
-    for i, (kernel_size, dilation) in enumerate(model.specs):
-        span = (kernel_size[model.axis - 1] - 1) * dilation
-        memory = cache.get(f"convs_{i}", {}).get("memory")
-        if span == 0:
-            assert memory is None
-        else:
-            ring = len(kernel_size) == 1 and dilation >= BLOCK
-            assert memory.shape[model.axis] == (-(-(span + BLOCK) // BLOCK) * BLOCK if ring else span)
-            assert not memory.any()
 
 
 def test_conv_refuses_another_rank():
@@ -168,73 +124,20 @@ def test_conv_in_bfloat16_keeps_float32_parameters():
     assert y.dtype == jnp.bfloat16
 
 
-class Apply(nn.Module):
-    """A function of a module and its input, as a module."""
-
-    function: object
-
-    @nn.compact
-    def __call__(self, x):
-        return self.function(self, x)
-
-
 def test_entry_shift():
-    x = jnp.arange(12).reshape(1, 3, 4)
-    over_rows, over_columns = (Apply(lambda m, x, a=axis: layers.entry_shift(m, x, a)) for axis in (1, 2))
-    np.testing.assert_array_equal(over_rows.apply({}, x), [[[ABSENT] * 4, [0, 1, 2, 3], [4, 5, 6, 7]]])
-    np.testing.assert_array_equal(
-        over_columns.apply({}, x), [[[ABSENT, 0, 1, 2], [ABSENT, 4, 5, 6], [ABSENT, 8, 9, 10]]]
-    )
-    same, _ = over_rows.apply({}, x, mutable=["cache"])
-    np.testing.assert_array_equal(same, x)
-    whole_rows, _ = over_columns.apply({}, x, mutable=["cache"])
-    np.testing.assert_array_equal(whole_rows, over_columns.apply({}, x))
-    same, _ = over_columns.apply({}, x, mutable=["cache", "present"])
-    np.testing.assert_array_equal(same, x)
+    x = np.arange(12, dtype=np.uint8).reshape(1, 3, 4)
+    over_rows, over_columns = (layers.entry_shift(x, axis) for axis in (1, 2))
+    np.testing.assert_array_equal(over_rows, [[[ABSENT] * 4, [0, 1, 2, 3], [4, 5, 6, 7]]])
+    np.testing.assert_array_equal(over_columns, [[[ABSENT, 0, 1, 2], [ABSENT, 4, 5, 6], [ABSENT, 8, 9, 10]]])
+    np.testing.assert_array_equal(layers.shift(x.astype(np.float32), 1)[:, 0], [[0] * 4])
 
 
-def test_once():
-    """A value of parameters is computed where no sampler has kept it, and is kept for a sampler that asks."""
-    calls = []
-
-    def value(module, x):
-        return layers.once(module, "value", lambda: calls.append(x) or 2 * x)
-
-    module, x = Apply(value), jnp.arange(3)
-    np.testing.assert_array_equal(module.apply({}, x), [0, 2, 4])
-    y, kept = module.apply({}, x, mutable=["cache", "fixed"])
-    np.testing.assert_array_equal(y, [0, 2, 4])
-    np.testing.assert_array_equal(kept["fixed"]["value"], y)
-    assert len(calls) == 2
-    np.testing.assert_array_equal(module.apply(kept, x + 1), y)
-    assert len(calls) == 2
-    assert not module.init(jax.random.key(0), x)
-
-
-def test_from_above():
-    """Row by row, and each row pixel by pixel, a layer sees its own features of the row above as in one pass."""
-
-    def add_above(module, x):
-        x = 10 * x
-        leave_below(module, x)
-        return x + layers.from_above(module, x, lambda row: row.at[:, :, 1:].add(row[:, :, :-1]))
-
-    module, x = Apply(add_above), jnp.arange(1, 13).reshape(1, 3, 4, 1)
-    rows = 10 * np.arange(1, 13).reshape(3, 4)
-    above = np.pad(rows, ((1, 0), (0, 0)))[:-1]
-    expected = rows + above + np.pad(above, ((0, 0), (1, 0)))[:, :-1]
-    parallel = module.apply({}, x)
-    np.testing.assert_array_equal(parallel[0, ..., 0], expected)
-    present = {}
-    for r in range(3):
-        _, turn = module.apply(present, x[:, r : r + 1], mutable=["cache", "above"])
-        left = []
-        for c in range(4):
-            at = jax.tree.map(lambda leaf, c=c: leaf[:, :, c : c + 1], {"above": turn["above"]})
-            y, state = module.apply(at, x[:, r : r + 1, c : c + 1], mutable=["cache", "present"])
-            left.append(state["present"])
-            assert y.item() == expected[r, c]
-        present = {"present": jax.tree.map(lambda *leaves: jnp.concatenate(leaves, 2), *left)}
+@pytest.mark.parametrize("table", [[[4, 4], [0, 4], [1, 0], [4, 1]], [[0, 4], [0, 1], [2, 0], [1, 3]]])
+def test_neighbours(table):
+    """Of one distance, of several, and none."""
+    x, table = np.random.default_rng(0).normal(size=(2, 4, 3)).astype(np.float32), np.array(table)
+    expected = np.pad(x, ((0, 0), (0, 1), (0, 0)))[:, table].reshape(2, 4, 6)
+    np.testing.assert_array_equal(jax.jit(partial(layers.neighbours, table=table))(x), expected)
 
 
 @pytest.mark.parametrize("axis", [1, 2])
@@ -248,40 +151,6 @@ def test_conv_sees_the_channels_of_the_present_that_its_mask_allows(axis):
     masked.swapaxes(0, axis - 1)[1] *= mask
     y = jax.jit(conv.apply)({"params": {"kernel": kernel, "bias": bias}}, x)
     np.testing.assert_allclose(y, reference(x, masked, bias, axis, 1), atol=1e-5)
-
-
-@pytest.mark.parametrize(("count", "dilation"), [(1, 3), (2, 1), (3, 1), (3, 2), (2, 7)])
-def test_delays(count, dilation):
-    x = np.arange(1, 6, dtype=np.float32).reshape(1, 5)
-    delayed = Apply(lambda m, x: layers.delays(m, x, count, dilation, 1))
-    expected = [
-        [[t - d + 1 if t >= d else 0 for t in range(5)]] for d in [j * dilation for j in reversed(range(count))]
-    ]
-    np.testing.assert_array_equal(delayed.apply({}, x), expected)
-    variables, stepped = {}, []
-    for t in range(5):
-        output, variables = delayed.apply(variables, x[:, t : t + 1], mutable=["cache"])
-        stepped.append(np.stack(output))
-    np.testing.assert_array_equal(np.concatenate(stepped, 2), expected)
-
-
-def test_a_pass_is_incremental_exactly_when_cache_is_mutable():
-    class Ask(nn.Module):
-        axis: int = 1
-
-        @nn.compact
-        def __call__(self):
-            return layers.is_incremental(self, self.axis)
-
-    assert not Ask().apply({})
-    assert not Ask().apply({}, mutable=["params"])[0]
-    assert Ask().apply({}, mutable=["cache"])[0]
-    assert Ask().apply({}, mutable=True)[0]
-    assert not Ask().init_with_output(jax.random.key(0))[0]
-    assert not Ask(axis=2).apply({}, mutable=["cache"])[0]
-    assert not Ask(axis=2).apply({}, mutable=["present"])[0]
-    assert Ask(axis=2).apply({}, mutable=["cache", "present"])[0]
-    assert not Ask(axis=2).init_with_output(jax.random.key(0))[0]
 
 
 def dtype_of(function, *args):
@@ -367,7 +236,7 @@ def test_no_copy_of_a_cache_in_the_sampling_loop():
     lowered = sampling._sample.lower(model, variables, plan, None, jnp.float32(1), None, "cached")
     hlo = lowered.compile().as_text()
     for dilation in dilations[1:]:
-        ring = (batch, dilation + BLOCK, features)
+        ring = (batch, dilation, features)
         assert f"f32[{','.join(map(str, ring))}]" in hlo, "the guard looks for an array that exists"
         assert not loop_copies(hlo, ring)
 

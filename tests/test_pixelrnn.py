@@ -78,7 +78,7 @@ def test_lstm():
 @pytest.mark.parametrize("size", [(3, 5), (5, 3), (1, 4), (4, 1)])
 def test_diagonals_against_a_loop_over_pixels(size):
     gates, kernel = floats(2, 2, *size, 12), floats(2, 6, 12, seed=1)
-    found = jax.jit(scan_diagonals)(gates, kernel)
+    found = jax.jit(scan_diagonals)(*gates, kernel)
     for i in range(2):
         np.testing.assert_allclose(found[i], diagonal_states(gates[i], kernel[i]), atol=1e-5)
 
@@ -89,7 +89,7 @@ def test_row_lstm_against_a_loop_over_pixels(kernel_size, channels):
     features, reach = 3, kernel_size // 2
     layer = RowLSTM(features, channels, kernel_size=kernel_size)
     x, bias = floats(2, 4, 5, 2 * features), floats(2, 4, 5, 4 * features, seed=1)
-    variables = random_variables(layer, x, bias)
+    variables = random_variables(layer, x, bias, above=None)
     params = variables["params"]
     colours = np.arange(features) if channels > 1 else np.zeros(features, int)
     mask = np.repeat(colours, 2)[:, None] <= np.tile(colours, 4)
@@ -104,7 +104,7 @@ def test_row_lstm_against_a_loop_over_pixels(kernel_size, channels):
         gates = near @ to_state + params["input_to_state"]["bias"] + bias[:, r, c] + above @ params["kernel"]
         hidden[:, r + 1, c + reach], cells[:, r + 1, c] = lstm_step(gates, cells[:, r, c])
     expected = hidden[:, 1:, reach : reach + 5]
-    np.testing.assert_allclose(lstm_of_layer(layer, variables, x, bias), expected, atol=1e-5)
+    np.testing.assert_allclose(lstm_of_layer(layer, variables, x, bias, None), expected, atol=1e-5)
 
 
 @pytest.mark.parametrize("channels", [1, 3])
@@ -113,7 +113,7 @@ def test_diagonal_bilstm_against_a_loop_over_pixels(channels):
     features = 3
     layer = DiagonalBiLSTM(features, channels)
     x, biases = floats(2, 4, 5, 2 * features), (floats(2, 4, 5, 12, seed=1), floats(2, 4, 5, 12, seed=2))
-    variables = random_variables(layer, x, biases)
+    variables = random_variables(layer, x, biases, above=None)
     params = variables["params"]
     colours = np.arange(features) if channels > 1 else np.zeros(features, int)
     mask = np.repeat(colours, 2)[:, None] <= np.tile(colours, 8)
@@ -123,7 +123,7 @@ def test_diagonal_bilstm_against_a_loop_over_pixels(channels):
     right, left = right + biases[0], left + biases[1]
     expected = diagonal_states(right, params["kernel"][0])
     expected = expected + diagonal_states(left[:, :, ::-1], params["kernel"][1])[:, :, ::-1]
-    np.testing.assert_allclose(lstm_of_layer(layer, variables, x, biases), expected, atol=1e-5)
+    np.testing.assert_allclose(lstm_of_layer(layer, variables, x, biases, None), expected, atol=1e-5)
 
 
 def test_the_lstm_to_the_left_is_the_mirror_image_of_the_one_to_the_right():
@@ -131,7 +131,7 @@ def test_the_lstm_to_the_left_is_the_mirror_image_of_the_one_to_the_right():
     features = 3
     layer = DiagonalBiLSTM(features, 1)
     x, none = floats(2, 4, 5, 2 * features), np.zeros((1, 1, 1, 1), np.float32)
-    variables = random_variables(layer, x, (none, none))
+    variables = random_variables(layer, x, (none, none), above=None)
     kernel, to_state = variables["params"]["kernel"], variables["params"]["input_to_state"]
     silent = np.float32(-100)  # an output gate that is shut
 
@@ -141,7 +141,7 @@ def test_the_lstm_to_the_left_is_the_mirror_image_of_the_one_to_the_right():
         halves = [own, shut] if direction == "right" else [shut, own]
         both = {name: np.concatenate([half[name] for half in halves], -1) for name in own}
         params = {"kernel": np.stack([kernel[0], kernel[0]]), "input_to_state": both}
-        return np.asarray(lstm_of_layer(layer, {"params": params}, x, (none, none)))
+        return np.asarray(lstm_of_layer(layer, {"params": params}, x, (none, none), None))
 
     right = only("right", x[:, :, ::-1])[:, :, ::-1]
     left = only("left", x)
@@ -149,16 +149,23 @@ def test_the_lstm_to_the_left_is_the_mirror_image_of_the_one_to_the_right():
     np.testing.assert_allclose(left[:, 0], 0, atol=1e-6)
 
 
+def scans_of(jaxpr):
+    """The scans of a program, in functions that it calls too."""
+    scans = []
+    for equation in jaxpr.eqns:
+        if equation.primitive.name == "scan":
+            scans.append(equation)
+        elif "jaxpr" in equation.params:
+            scans += scans_of(equation.params["jaxpr"].jaxpr)
+    return scans
+
+
 def test_one_scan_for_each_layer():
     """Over the diagonals for both directions, or over the rows; nothing of a layer's input is inside."""
     for layer, length in ((RowLSTM, 4), (DiagonalBiLSTM, 8)):
         model = PixelRNN(features=4, num_layers=3, layer=layer, head_features=4)
         x = integers(2, 2, 4, 5, 1)
-        scans = [
-            equation
-            for equation in jax.make_jaxpr(model.apply)(random_variables(model, x), x).eqns
-            if equation.primitive.name == "scan"
-        ]
+        scans = scans_of(jax.make_jaxpr(model.apply)(random_variables(model, x), x).jaxpr)
         assert [scan.params["length"] for scan in scans] == [length] * 3
         for scan in scans:
             products = [e for e in scan.params["jaxpr"].eqns if e.primitive.name == "dot_general"]

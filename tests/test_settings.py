@@ -31,7 +31,7 @@ from arjax.modules import hashable
 NAMES = list(ZOO)
 METHODS = ("naive", "cached", "fixed_point")
 OPTIMIZER = optax.adam(1e-3)
-SEQUENCES = [name for name in NAMES if ZOO[name]()[1].ndim == 2 and hasattr(ZOO[name]()[0], "conditionals")]
+SEQUENCES = [name for name in NAMES if ZOO[name]()[1].ndim == 2 and not hasattr(ZOO[name]()[0], "generate")]
 quickly = partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 train_step = partial(training.train_step, optimizer=OPTIMIZER, ema_decay=0.9)
 

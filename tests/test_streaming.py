@@ -1,4 +1,4 @@
-"""Sequences longer than a sampler's blocks: prompts, chunks of any length, memories of any reach."""
+"""Sequences a part at a time: prompts, chunks of any length, memories of any reach, no end."""
 
 import itertools
 from functools import cache
@@ -13,7 +13,6 @@ from helpers import apply, integers, random_variables
 import arjax
 from arjax.distributions import Bernoulli, Categorical, DiscretizedLogisticMixture
 from arjax.layers import Classes, Several, Upsampling
-from arjax.layers.incremental import BLOCK
 from arjax.models import RNN, Histogram, TemporalConv, WaveNet
 from arjax.models.wavenet import receptive_field
 
@@ -59,7 +58,7 @@ def test_a_sample_is_the_fixed_point_of_its_noise(name):
 @pytest.mark.parametrize("prompt", [4, 52])
 @pytest.mark.parametrize("name", MODELS)
 def test_chunks_of_any_length_make_the_sample_of_one_call(name, prompt):
-    """Shorter and longer than a block, at any place in it; a prompt is absorbed at once."""
+    """A prompt is absorbed at once; it and the chunks are shorter and longer than what is remembered."""
     model, variables, cond, noise, sample = setup(name)
     length = noise.shape[1]
     if prompt >= length:
@@ -72,23 +71,46 @@ def test_chunks_of_any_length_make_the_sample_of_one_call(name, prompt):
 
 
 def test_a_state_does_not_grow():
+    """Far beyond what the network sees, and no larger than that."""
     model, variables, _, noise, _ = setup("wavenet")
     state = arjax.start(model, variables, np.zeros((2, 0), np.int32))
-    sizes = []
-    for _ in range(3):
-        state, _ = arjax.extend(model, variables, state, noise[:, :BLOCK])
-        sizes.append(sum(leaf.size for leaf in jax.tree.leaves(state)))
-    assert sizes == [sizes[0]] * 3
-    spans = [d for d in model.dilations if d >= BLOCK]
-    assert sizes[0] < 2 * 4 * (sum(d + 2 * BLOCK for d in spans) + 20) + 100
+    assert state.length is None
+    shapes = []
+    for _ in range(5):
+        state, _ = arjax.extend(model, variables, state, noise)
+        shapes.append(jax.tree.map(jnp.shape, state))
+    assert shapes == [shapes[0]] * 5
+    assert state.position > model.receptive_field
+    assert sum(leaf.size for leaf in state.memory) <= 2 * 4 * (sum(model.dilations) + 2)
 
 
-def test_endless_positions_begin_again():
-    """What goes on after an event of 20 pixels is told the positions of the next event."""
+def test_positions_end():
     model, variables, _, noise, sample = setup("lstm")
-    state = arjax.start(model, variables, sample)
-    _, chunk = arjax.extend(model, variables, state, noise)
-    assert chunk.shape == noise.shape
+    with pytest.raises(ValueError, match="an event has 20 positions, got 20 and 1 more"):
+        arjax.extend(model, variables, arjax.start(model, variables, sample), noise[:, :1])
+
+
+def averages(variables, x):
+    """The logit of a 1 grows with the mean of all values before."""
+    total = jnp.cumsum(jnp.pad(x, ((0, 0), (1, 0)))[:, :-1], 1).astype(jnp.float32)
+    count = 1 + jnp.arange(x.shape[1], dtype=jnp.float32)[None]
+    return (variables["scale"] * total / count)[..., None]
+
+
+def test_a_network_that_counts_positions_wants_to_know_their_number():
+    model, variables = arjax.Causal(averages, Bernoulli()), {"scale": jnp.float32(3)}
+    noise = jax.random.uniform(jax.random.key(0), (3, 12))
+    whole = arjax.sample_from_noise(model, variables, noise)
+    np.testing.assert_array_equal(whole, arjax.sample_from_noise(model, variables, noise, method="naive"))
+    with pytest.raises(ValueError, match="wants the length of its sequences"):
+        arjax.start(model, variables, whole[:, :5])
+    state = arjax.start(model, variables, whole[:, :5], length=12)
+    state, chunk = arjax.extend(model, variables, state, noise[:, 5:])
+    np.testing.assert_array_equal(chunk, whole[:, 5:])
+    with pytest.raises(ValueError, match="an event has 12 positions, got 12 and 1 more"):
+        arjax.extend(model, variables, state, noise[:, :1])
+    with pytest.raises(ValueError, match="an event has 4 positions, got 0 and 5 more"):
+        arjax.start(model, variables, whole[:, :5], length=4)
 
 
 @pytest.mark.parametrize("name", ["wavenet", "wavenet_3_taps"])
