@@ -309,7 +309,15 @@ class Loop(Level):
             return [fixed(const.slice(axis, 0, 1))] * count
         self.bounded = self.bounded or not const.of_part
         clock = self.part_clock if const.of_part else self.clock
-        return [Node(lambda t, j=j: const.slice(axis, t * count - like.off + j, 1), [clock]) for j in range(count)]
+
+        def at(t: Any, j: int, width: int) -> Any:
+            index = t * count + (j - like.off)
+            return const.slice(axis, jnp.maximum(index, 0) if like.off > j else index, width)
+
+        if count == 1 or like.off:
+            return [Node(lambda t, j=j: at(t, j, 1), [clock]) for j in range(count)]
+        step = Node(lambda t: at(t, 0, count), [clock])
+        return [Node(lambda x, j=j: x[along(axis, j, j + 1)], [step]) for j in range(count)]
 
     def taps(self, a: Tracked, places: Sequence[int]) -> list[Node]:
         """The pieces at `places`, counted from the first of the step; those below 0 from a memory."""

@@ -233,43 +233,40 @@ def inner_loop(
 ) -> tuple[Array, Any]:
     """One position, by the loops over the other `axes`.
 
-    What depends on it and is needed `after` it is handed out by these loops where it can be, or else computed of
-    the whole position once that is known.
+    Of what depends on it and is needed `after` it, what the parameters need as well is handed out by these loops;
+    the rest is computed of the whole position once that is known.
     """
     demand = demanded(after, memo)
     roots = {d for n in demand if n.last > p for d in n.deps if d.last == p}
-    roots |= {n for n in demand if n.last == p and n in set(after)}
+    roots |= {n for n in after if n.last == p and n not in memo}
     roots -= {source}
-    found = [n for n in demanded(roots, memo) if n.last == p and n is not source]
     needed = [n for n in demanded([target], memo) if n.last == p]
-    compute(
-        {d for n in [*needed, *found] for d in n.deps if d.last < p} | ({target} if target.last < p else set()),
-        memo,
-    )
-    arrays = [n for n in found if not n.many]
+    compute([d for n in needed for d in n.deps if d.last < p] if needed else [target], memo)
+    later = set(demanded(roots, memo))
+    arrays = [n for n in needed if n in later and n is not source and not n.many]
 
     def position(x: Array) -> list[Array]:
         return compute([target, *arrays], {**memo, source: x})
 
     level = interpreted(position, part, axes, context.facts, context.assume_causal)
-    place = {n: i for i, n in enumerate(arrays, 1)}
-    wanted, constant, todo, seen = [], [], list(roots), set()
+    outs = dict(zip(arrays, enumerate(level.outs[1:], 1), strict=True))
+    wanted: list[int] = []
+    todo, seen = list(roots), set[Node]()
     while todo:
         node = todo.pop()
-        if node in seen or node.last != p or node is source:
+        if node in seen or node.last != p:
             continue
         seen.add(node)
-        out = level.outs[place[node]] if node in place else None
+        i, out = outs.get(node, (0, None))
         if isinstance(out, Const):
-            constant.append(node)
+            memo[node] = out.value
         elif emitted(level, out):
-            wanted.append(node)
+            wanted.append(i)
         else:
             todo.extend(node.deps)
-    x, kept, values = sampled(level, axes[1:], draw, plan, [place[n] for n in wanted], context)
+    x, kept, values = sampled(level, axes[1:], draw, plan, wanted, context)
     memo[source] = x.astype(part.dtype)
-    memo.update(zip(wanted, values, strict=True))
-    memo.update((node, level.outs[place[node]].value) for node in constant)  # type: ignore[union-attr]
+    memo.update((arrays[i - 1], value) for i, value in zip(wanted, values, strict=True))
     compute(roots, memo)
     return x, kept
 

@@ -145,7 +145,7 @@ class Ring(Memory):
         )
 
     def _at(self, held: Array, index: Array) -> Array:
-        return lax.dynamic_slice_in_dim(held, index % self.slots, 1, self.axis)
+        return lax.dynamic_slice_in_dim(held, index % self.slots, 1, self.axis, allow_negative_indices=False)
 
     def _written(self, held: Array, t: Array, drawn: Array, *pieces: Array) -> Array:
         new = pieces[0] if len(pieces) == 1 else jnp.concatenate(pieces, self.axis)
@@ -207,7 +207,8 @@ def written(held: Array, new: Array, start: Array, size: int, axis: int, drawn: 
     writes in place: else it copies all that is held, at every step.
     """
     nothing = jnp.maximum(-2 - jnp.min(jnp.sign(drawn)).astype(jnp.int32), 0)
-    return lax.dynamic_update_slice_in_dim(held, new, (start + nothing) % size, axis)
+    starts = [(start + nothing) % size if i == axis else 0 for i in range(held.ndim)]
+    return lax.dynamic_update_slice(held, new, starts, allow_negative_indices=False)
 
 
 class Carried(Memory):

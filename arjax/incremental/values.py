@@ -172,7 +172,7 @@ class Const:
             return lax.broadcast_in_dim(operand.value, shape, dims)
         if isinstance(start, int):
             return lax.slice_in_dim(self.value, start, start + width, axis=axis)
-        return lax.dynamic_slice_in_dim(self.value, start, width, axis)
+        return lax.dynamic_slice_in_dim(self.value, start, width, axis, allow_negative_indices=False)
 
 
 class at_once:

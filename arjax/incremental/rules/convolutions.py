@@ -91,7 +91,8 @@ class Convolution:
             shape = resized(shape_of(self.eqn), self.d.out_spec[2 + self.s], 1)
             return Node(lambda: jnp.zeros(shape, dtype_of(self.eqn)))
         nodes = self.level.taps(a, [j for _, j in places])
-        groups = itertools.groupby(zip(places, nodes, strict=True), key=lambda item: item[1].last)
+        last = max(node.last for node in nodes) if self.level.inner else -1
+        groups = itertools.groupby(zip(places, nodes, strict=True), key=lambda item: item[1].last >= last)
         sums = []
         for _, group in groups:
             members = list(group)
