@@ -337,7 +337,7 @@ def test_pixelcnn_label_reaches_the_first_pixel():
 
 
 def test_pixelcnn_dropout_is_for_training():
-    model = GatedPixelCNN(features=2, num_layers=1, head_features=8, dropout=0.5)
+    model = GatedPixelCNN(features=8, num_layers=1, head_features=8, dropout=0.5)
     x = integers(2, 2, 2, 2, 1)
     variables = random_variables(model, x)
     train = jax.jit(lambda key: model.apply(variables, x, train=True, rngs={"dropout": key}))
