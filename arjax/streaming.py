@@ -18,6 +18,7 @@ from jaxtyping import Float, Int, Int32
 from arjax import incremental
 from arjax.checks import check_cond, check_draw, check_noise, check_prompt
 from arjax.drawing import Draw, Drawn, Plan
+from arjax.layers import check_length
 from arjax.modules import forward, hashable
 
 
@@ -138,10 +139,13 @@ def _start(model, variables, prompt, cond, length):
 def _extend(model, variables, state, plan, cond, temperature, top_p, with_log_probs):
     output, count = Draw(model.output, temperature, top_p, with_log_probs), plan.noise.shape[1]
     hop, latest = _series(model)
-    lead = latest * hop if state.length is None else 0
-    absent = jnp.maximum(latest - state.position // hop, 0)
-    part = _joined(state.frames, cond) if lead else cond
-    function = _conditionals(model, variables | {"frames": {"absent": absent}} if lead else variables, part)
+    lead, part = latest * hop if state.length is None else 0, cond
+    if lead:
+        series = [leaf for leaf in jax.tree.leaves(cond) if _is_series(leaf)]
+        check_length([jnp.repeat(leaf, hop, axis=1) for leaf in series], plan.noise)
+        part = _joined(state.frames, cond)
+        variables = {**variables, "frames": {"absent": jnp.maximum(latest - state.position // hop, 0)}}
+    function = _conditionals(model, variables, part)
 
     def draw(params: Array, plan: Plan) -> tuple[Array, Drawn]:
         drawn = output(params, plan)

@@ -138,7 +138,7 @@ class Ring(Memory):
 
     def read_rows(self, table: np.ndarray, span: int) -> Node:
         """The indices `table[t]`, at most `span` before the present one, as one array; anything where below 0."""
-        self.span = max(self.span, span)
+        self.span = max(self.span, span, 1)
         return Node(
             lambda held, t: jnp.take(held, jnp.asarray(table)[t] % self.slots, axis=self.axis, mode="clip"),
             [self.node, self.loop.clock],

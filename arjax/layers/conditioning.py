@@ -124,7 +124,8 @@ class Upsampling(nn.Module):
         _check(cond, jnp.floating, ("frames", self.in_features))
         if not self.learned:
             return jnp.repeat(cond, self.hop, axis=1)
-        absent: Any = self.get_variable("frames", "absent", None)
+        assert self.scope is not None
+        absent: Any = self.scope.root.get_variable("frames", "absent", None)
         per_frame = 1
         for i, factor in enumerate(self.factors):
             x = nn.leaky_relu(cond) if i else cond

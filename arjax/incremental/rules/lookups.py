@@ -15,7 +15,7 @@ from arjax.incremental.rules.common import (
     without_history,
 )
 from arjax.incremental.rules.shapes import finer
-from arjax.incremental.values import Const, Tracked, Value, resized
+from arjax.incremental.values import Const, Node, Tracked, Value, resized
 
 
 @rule("gather")
@@ -59,7 +59,7 @@ def constant_places(a: Any, index: Any, eqn: Any) -> np.ndarray | None:
 
 
 def looked_up(level: Loop, eqn: Any, a: Tracked, places: np.ndarray, shape: tuple[int, ...]) -> Tracked:
-    """Of everything so far the index at `places[t]`; one that is out of range is left to a mask."""
+    """Of everything so far the index at `places[t]`; what is out of range is filled or clipped, as `eqn` says."""
     assert a.axis is not None
     n = a.shape[a.axis]
     here = (places >= 0) & (places < n)
@@ -70,6 +70,12 @@ def looked_up(level: Loop, eqn: Any, a: Tracked, places: np.ndarray, shape: tupl
     off = max(lag, 0)
     level.bounded = True
     node = level.memory(Ring, a).read_from(np.clip(places, 0, n - 1).astype(np.int32), off)
+    if eqn.params["mode"] == lax.GatherScatterMode.FILL_OR_DROP and not here.all():
+        fill, there = eqn.params["fill_value"], jnp.asarray(here)
+        if fill is None and not jnp.issubdtype(a.dtype, jnp.inexact):
+            raise NoRule(f"{level.where(eqn)} takes integers from positions out of range")
+        fill = jnp.nan if fill is None else fill
+        node = Node(lambda t, x: jnp.where(there[t - off], x, jnp.asarray(fill, x.dtype)), [level.clock, node])
     out = replace(a, pieces=[node], off=off, shape=shape, whole=None)
     return blamed(level, eqn, out, lag > 0, f"takes {level.named_axis([a])}, {lag} ahead")
 

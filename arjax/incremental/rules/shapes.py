@@ -28,7 +28,7 @@ def reshape(level: Loop, eqn: Any, ins: list[Any]) -> list[Value]:
             return None
         before = math.prod(a.shape[:i])
         places = [j for j, n in enumerate(new) if n == a.shape[i] and math.prod(new[:j]) == before]
-        return places[0] if places else None
+        return i if i in places else places[0] if places else None
 
     axis, history = moved(a.axis), moved(a.history)
     if a.history is not None and (axis is None or history is None):
