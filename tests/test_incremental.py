@@ -272,7 +272,7 @@ def late(h, by):
     return jnp.pad(h, ((0, 0), (by, 0), (0, 0)))[:, : h.shape[1]]
 
 
-CASES: dict[str, Any] = {
+APART: dict[str, Any] = {
     # one element from one element
     "unary": lambda h: every(UNARY, h),
     "binary": lambda h: every(BINARY, h, jnp.roll(jnp.cos(h), 1, -1)),
@@ -328,6 +328,10 @@ CASES: dict[str, Any] = {
     "sum_over_batch": lambda h: h + h.sum(0, keepdims=True),
     "cumsum_features": lambda h: jnp.cumsum(h, -1) + lax.cumsum(h, 2, reverse=True) + jnp.cumprod(h, -1),
     "pool_features": lambda h: lax.reduce_window(h, -jnp.inf, lax.max, (1, 1, 2), (1, 1, 1), "SAME"),
+}
+"""What keeps positions apart."""
+
+TOGETHER: dict[str, Any] = {
     # running totals over positions
     "cumsum": lambda h: jnp.cumsum(h, 1),
     "cumprod": lambda h: jnp.cumprod(h, 1),
@@ -561,7 +565,9 @@ CASES: dict[str, Any] = {
 }
 
 
-RULES = {name: case if isinstance(case, Case) else Case(case) for name, case in CASES.items()}
+RULES = {name: case if isinstance(case, Case) else Case(case) for name, case in TOGETHER.items()} | {
+    name: case if isinstance(case, Case) else Case(case, lengths=(1, 7)) for name, case in APART.items()
+}
 
 ROLLED = "what comes around from the end looks ahead, before it is overwritten"
 MISSING = {
