@@ -1,5 +1,6 @@
 """A function interpreted along one axis: what a step of it computes, and what is remembered between steps."""
 
+import itertools
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
@@ -129,7 +130,8 @@ class Level:
 
     def where(self, eqn: Any) -> str:
         """The operation and its module, as refusals name them."""
-        path = "/".join(part for part in self.path if part)
+        parts = [part for part in self.path if part]
+        path = "/".join(a for a, b in itertools.zip_longest(parts, parts[1:]) if not b or not b.startswith(a))
         return f"`{eqn.primitive.name}`" + (f" in {path}" if path else "")
 
     def named_axis(self, ins: Iterable[Value]) -> str:
@@ -168,7 +170,7 @@ class Level:
         """
         operands = self.aligned(operands, places)
         tracked = [a for a in operands if isinstance(a, Tracked)]
-        if history is None and not all(a.clean for a in tracked):
+        if history is None and any(a.history is not None and a.hidden is None for a in tracked):
             self.exposed()
         like = tracked[0]
         columns = []
@@ -201,7 +203,8 @@ class Level:
             like.sizes,
             history,
             of_history.product,
-            all(a.clean for a in tracked),
+            of_history.hidden,
+            of_history.seen,
             of_history.lead,
             next((a.blame for a in tracked if a.blame), None),
         )
@@ -473,7 +476,8 @@ def _zeros(eqn: Any, ins: Sequence[Const], facts: Facts) -> np.ndarray | None:
 
 def bind(eqn: Any, *values: Any, **changed: Any) -> Any:
     """The equation's primitive applied to other values, with `changed` parameters."""
-    return eqn.primitive.bind(*values, **eqn.primitive.get_bind_params(eqn.params | changed))
+    with jax.named_scope(str(eqn.source_info.name_stack)):
+        return eqn.primitive.bind(*values, **eqn.primitive.get_bind_params(eqn.params | changed))
 
 
 def shape_of(eqn: Any, i: int = 0) -> tuple[int, ...]:

@@ -33,7 +33,7 @@ def interpreted(function: Any, example: Any, axes: Sequence[int], facts: Facts, 
     """The level of the first of `axes`, whose first output is known to be causal along it."""
     axis, *inner = axes
     last = len(example.shape) - 1
-    if axis == last > 1 and example.shape[axis] <= FEW:
+    if axis == last and example.shape[axis] <= (FEW if last > 1 else 1):
         parts = Parts(function, example, axis, facts)
         try:
             check(parts, False)

@@ -169,7 +169,8 @@ class Const:
             shape = (*shape[:axis], width, *shape[axis + 1 :])
             if axis in dims and operand.shape[dims.index(axis)] != 1:
                 operand = Const(operand.slice(dims.index(axis), 0, width))
-            return lax.broadcast_in_dim(operand.value, shape, dims)
+            with at_once([operand], math.prod(shape)):
+                return lax.broadcast_in_dim(operand.value, shape, dims)
         if isinstance(start, int):
             return lax.slice_in_dim(self.value, start, start + width, axis=axis)
         return lax.dynamic_slice_in_dim(self.value, start, width, axis, allow_negative_indices=False)
@@ -209,7 +210,9 @@ class Tracked:
         sizes: of the pieces along the axis; None where all are 1.
         history: an axis with an index for every position, of which those that are not yet known hold anything.
         product: what made that axis: the name of a product of two tracked arrays.
-        clean: whether the value depends on none that is not yet known.
+        hidden: what it holds at those: anything (None), what does not depend on them ("fixed"), numbers so low
+            that a softmax makes 0 of them ("low"), or 0 ("zero").
+        seen: boolean `[t, s]`, which are not hidden for certain; None for all that are known.
         lead: an index is computed when so many more positions than its own of the history are known.
         blame: the first operation that looks ahead, in words.
         whole: a node of the whole array, where a prompt is known.
@@ -224,7 +227,8 @@ class Tracked:
     sizes: tuple[int, ...] | None = None
     history: int | None = None
     product: int | None = None
-    clean: bool = True
+    hidden: str | None = "fixed"
+    seen: np.ndarray | None = None
     lead: int = 0
     blame: str | None = None
     whole: Node | None = None

@@ -6,3 +6,4 @@ from arjax.incremental.rules import lookups as lookups
 from arjax.incremental.rules import products as products
 from arjax.incremental.rules import recurrence as recurrence
 from arjax.incremental.rules import shapes as shapes
+from arjax.incremental.rules import windows as windows

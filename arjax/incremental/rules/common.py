@@ -8,9 +8,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
-from arjax.incremental.level import Flip, Level, Loop, NoRule
+import jax
+
+from arjax.incremental.level import Flip, Level, Loop, NoRule, bind, dtype_of, shape_of
 from arjax.incremental.parts import Parts
-from arjax.incremental.values import Tracked, Value
+from arjax.incremental.values import Const, Tracked, Value
 
 Rule = Callable[[Any, Any, Any], list[Value]]
 
@@ -60,10 +62,41 @@ def without_history(level: Level, eqn: Any, ins: Sequence[Value]) -> None:
         raise NoRule(f"{level.where(eqn)}: there is no rule for scores against all positions")
 
 
-def finished(level: Any, a: Tracked, eqn: Any) -> None:
-    """Notes that a history is summed over of which it is not known that it hides the positions to come."""
-    if not a.clean:
+def finished(level: Any, a: Tracked, eqn: Any, wanted: str = "fixed") -> None:
+    """Notes that a history is summed over of which it is not known that it hides the positions to come.
+
+    Where it is multiplied by what these positions hold, it has to be zero there.
+    """
+    if a.hidden is None or (wanted == "zero" and a.hidden != "zero"):
         level.exposed(f"{level.where(eqn)} reduces scores")
+
+
+def mixed(a: Tracked) -> Tracked:
+    """An array that holds other numbers at positions to come than the one that it was made of."""
+    return a if a.history is None or a.hidden is None else replace(a, hidden="fixed")
+
+
+def each(level: Level, eqn: Any, ins: list[Any], axis: Any, history: int | None = None) -> list[Value]:
+    """The outputs of an operation each of whose indices along `axis` is made of the same index of its operands."""
+    many = eqn.primitive.multiple_results
+    places = [axis if isinstance(a, Const) and a.shape else None for a in ins]
+
+    def function(i: int, *values: Any) -> Any:
+        out = bind(eqn, *values)
+        return out[i] if many else out
+
+    return [
+        level.local(
+            ins, places, axis, shape_of(eqn, i), dtype_of(eqn, i), lambda _, *v, i=i: function(i, *v), history
+        )
+        for i in range(len(eqn.outvars))
+    ]
+
+
+def rewritten(level: Level, eqn: Any, ins: Sequence[Value], function: Callable[..., Any]) -> list[Value]:
+    """The equation as `function`, of operations that have rules."""
+    avals = [jax.ShapeDtypeStruct(v.aval.shape, v.aval.dtype) for v in eqn.invars]
+    return level.call(jax.make_jaxpr(function)(*avals), ins)
 
 
 def blamed(level: Level, eqn: Any, out: Tracked, ahead: bool, what: str) -> Tracked:

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 from jax import Array, lax
 
 from arjax.incremental.level import Loop, NoRule, bind, dtype_of, free_axes, shape_of
@@ -12,6 +13,7 @@ from arjax.incremental.memories import Everything
 from arjax.incremental.rules.common import (
     finished,
     flipped,
+    mixed,
     rule,
 )
 from arjax.incremental.values import Node, Tracked, Value
@@ -41,6 +43,15 @@ def dot_general(level: Loop, eqn: Any, ins: list[Any]) -> list[Value]:
     if len(tracked) == 1:
         (k,) = tracked
         a = ins[k]
+        other = ins[1 - k]
+        if a.axis in contract[k] and a.history is None:
+            summed = contract[1 - k][list(contract[k]).index(a.axis)]
+            zeros = other.zeros(level.facts)
+            for free in frees[1 - k]:
+                if other.shape[free] == other.shape[summed] > 1 and triangular(zeros, free, summed):
+                    pieces = level.parts(other, free, level.delayed(a, max(-a.off, 0)))
+                    mixing = Tracked(pieces, free, 0, other.shape, other.dtype, history=summed, hidden="zero")
+                    return dot_general(level, eqn, [mixing if i != k else a for i in range(2)])
         if a.axis in contract[k]:
             flipped(level, a)
             raise NoRule(f"{level.where(eqn)} sums over {level.named_axis(ins)}")
@@ -50,7 +61,8 @@ def dot_general(level: Loop, eqn: Any, ins: list[Any]) -> list[Value]:
         places: list[int | None] = [None, None]
         if a.axis in batch[k]:
             places[1 - k] = paired(k, a.axis)
-        return [level.local(ins, places, place_of(eqn, frees, k, a.axis), shape, dtype, function, history)]
+        out = level.local(ins, places, place_of(eqn, frees, k, a.axis), shape, dtype, function, history)
+        return [mixed(out) if out.hidden == "low" else out]
     x, y = ins
     if x.axis in batch[0]:
         if paired(0, x.axis) != y.axis or x.history is not None or y.history is not None:
@@ -62,7 +74,7 @@ def dot_general(level: Loop, eqn: Any, ins: list[Any]) -> list[Value]:
         if a.history in contract[k] and contract[1 - k][list(contract[k]).index(a.history)] == other.axis:
             if a.axis in contract[k]:
                 raise NoRule(f"{level.where(eqn)} sums over {level.named_axis(ins)}")
-            finished(level, a, eqn)
+            finished(level, a, eqn, "zero")
             a, node = with_everything(level, eqn, ins, k, frees)
             return [Tracked([node], place_of(eqn, frees, k, a.axis), a.off, shape, dtype, blame=a.blame)]
     if x.history is None and y.history is None and x.axis in frees[0] and y.axis in frees[1]:
@@ -71,11 +83,16 @@ def dot_general(level: Loop, eqn: Any, ins: list[Any]) -> list[Value]:
         a, node = with_everything(level, eqn, ins, k, frees)
         axis, history = place_of(eqn, frees, k, a.axis), place_of(eqn, frees, 1 - k, other.axis)
         out = Tracked([node], axis, a.off, shape, dtype, blame=a.blame)
-        return [replace(out, history=history, product=number, clean=False, lead=a.off - other.off)]
+        return [replace(out, history=history, product=number, hidden=None, lead=a.off - other.off)]
     for k, a in enumerate(ins):
         if a.axis in contract[k]:
             flipped(level, a)
     raise NoRule(f"{level.where(eqn)} sums over {level.named_axis(ins)}")
+
+
+def triangular(zeros: np.ndarray | None, rows: int, columns: int) -> bool:
+    """Whether a constant is known to be zero beyond the diagonal of two of its axes."""
+    return zeros is not None and not np.triu(~np.moveaxis(zeros, (rows, columns), (-2, -1)), 1).any()
 
 
 def with_everything(

@@ -1,5 +1,6 @@
 """Rules of running totals and of recurrences."""
 
+import functools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -7,12 +8,14 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 from arjax.incremental.level import Level, Loop, NoRule, bind, whole
 from arjax.incremental.memories import Carried
 from arjax.incremental.parts import Parts
 from arjax.incremental.rules.common import (
+    each,
     local_rule,
     only_axis,
     rule,
@@ -25,7 +28,7 @@ from arjax.incremental.values import Const, Late, Node, Tracked, Value, along, a
 def along_other_axes(level: Level, eqn: Any, ins: list[Any]) -> list[Value]:
     """What mixes the elements of other axes; along the axis of positions a running total."""
     p, name = eqn.params, eqn.primitive.name
-    (a,) = ins if len(ins) == 1 else (None,)
+    a = ins[0]
     axes = p["dimensions"] if name == "rev" else (p["dimension"] if name == "sort" else p["axis"],)
     axis = only_axis(ins)
     if axis in axes:
@@ -34,9 +37,9 @@ def along_other_axes(level: Level, eqn: Any, ins: list[Any]) -> list[Value]:
         if name in TOTALS and not p["reverse"]:
             return [total(level, eqn, a)]  # type: ignore[arg-type]
         raise NoRule(f"{level.where(eqn)} along {level.named_axis(ins)} needs all positions")
-    if a is None or a.history in axes:
-        raise NoRule(f"{level.where(eqn)}: there is no rule for several operands or over scores")
-    return [level.local(ins, [None], axis, a.shape, a.dtype, lambda _, x: bind(eqn, x), a.history)]
+    if any(isinstance(b, Tracked) and b.history is not None for b in ins) and (len(ins) > 1 or a.history in axes):
+        raise NoRule(f"{level.where(eqn)}: there is no rule for it over scores")
+    return each(level, eqn, ins, axis, a.history if len(ins) == 1 else None)
 
 
 TOTALS: dict[str, Callable[[Any, Any], Any]] = {
@@ -166,7 +169,35 @@ def unrolled(level: Loop, eqn: Any, consts: list[Any], carry: list[Any], xs: lis
         outs = level.call(closed, [*consts, *carry, *slices])
         carry = outs[: len(carry)]
         ys.append(outs[len(carry) :])
-    if any(not isinstance(y, Const) for y in (y for step in ys for y in step)):
-        raise NoRule(f"{level.where(eqn)} hands out what depends on the input for each of its steps")
     ys = ys[:: -1 if p["reverse"] else 1]
-    return [*carry, *(Const(jnp.stack([y.value for y in each])) for each in zip(*ys, strict=True))]
+    outs = []
+    for steps, v in zip(zip(*ys, strict=True), eqn.outvars[len(carry) :], strict=True):
+        if all(isinstance(y, Const) for y in steps):
+            outs.append(Const(jnp.stack([y.value for y in steps])))
+            continue
+        aval = jax.ShapeDtypeStruct(v.aval.shape[1:], v.aval.dtype)
+        outs += level.call(jax.make_jaxpr(lambda *y: jnp.stack(y))(*[aval] * len(steps)), list(steps))
+    return [*carry, *outs]
+
+
+@rule("cond")
+def cond(level: Loop, eqn: Any, ins: list[Any]) -> list[Value]:
+    """The branch of a constant; all of them where that is traced, of which one is taken."""
+    which, *operands = ins
+    branches = eqn.params["branches"]
+    if not isinstance(which, Const):
+        raise NoRule(f"{level.where(eqn)} chooses by what depends on the input")
+    if which.concrete:
+        return level.call(branches[int(np.clip(int(which.value), 0, len(branches) - 1))], operands)
+    found = [level.call(branch, operands) for branch in branches]
+    index = Const(jnp.clip(which.value, 0, len(branches) - 1).astype(jnp.int32))
+    outs = []
+    for v, *cases in zip(eqn.outvars, *found, strict=True):
+        aval = jax.ShapeDtypeStruct(v.aval.shape, v.aval.dtype)
+        select = jax.make_jaxpr(
+            lambda i, *cases: functools.reduce(
+                lambda x, y: jnp.where(i == y[0], y[1], x), enumerate(cases), cases[0]
+            )
+        )(index.value, *[aval] * len(cases))
+        outs += level.call(select, [index, *cases])
+    return outs

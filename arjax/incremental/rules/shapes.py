@@ -13,6 +13,7 @@ from arjax.incremental.level import Loop, NoRule, dtype_of, shape_of
 from arjax.incremental.rules.common import (
     blamed,
     only_axis,
+    rewritten,
     rule,
 )
 from arjax.incremental.values import Const, Node, Tracked, Value, along, resized
@@ -234,3 +235,14 @@ def split(level: Loop, eqn: Any, ins: list[Any]) -> list[Value]:
         )
         for i in range(len(eqn.outvars))
     ]
+
+
+@rule("unstack")
+def unstack(level: Loop, eqn: Any, ins: list[Any]) -> list[Value]:
+    """Of another axis."""
+    axis = eqn.params["axis"]
+    if ins[0].axis == axis:
+        raise NoRule(f"{level.where(eqn)} takes {level.named_axis(ins)}, apart")
+    return rewritten(
+        level, eqn, ins, lambda x: [lax.index_in_dim(x, i, axis, keepdims=False) for i in range(x.shape[axis])]
+    )
