@@ -32,6 +32,7 @@ import jax.numpy as jnp
 import numpy as np
 import tyro
 from jax import Array
+from jax.typing import DTypeLike
 
 import arjax
 from arjax import plotting, training
@@ -109,10 +110,10 @@ def _one_variable(values: np.ndarray, edges: np.ndarray, normals: list[tuple[flo
     return Toy(np.diff(cdf, prepend=0, append=1), train, train, test, models, learning_rate=0.1)
 
 
-def spread(key: Array, shape: tuple[int, ...]) -> Array:
+def spread(key: Array, shape: tuple[int, ...], dtype: DTypeLike = jnp.float32) -> Array:
     """Initial parameters of a mixture: equal weights, the means spread over the range, scales to match."""
     num_mixtures = shape[-1] // 3
-    means = (2 * jnp.arange(num_mixtures, dtype=jnp.float32) + 1) / num_mixtures - 1
+    means = (2 * jnp.arange(num_mixtures, dtype=dtype) + 1) / num_mixtures - 1
     log_scales = jnp.full_like(means, -math.log(num_mixtures))
     return jnp.broadcast_to(jnp.concatenate([jnp.zeros_like(means), means, log_scales]), shape)
 
