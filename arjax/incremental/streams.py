@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from arjax.incremental.level import Loop
-from arjax.incremental.loops import Context, Draw, Stepper, interpreted, merged
+from arjax.incremental.loops import Context, Draw, Stepper, looped, merged
 from arjax.incremental.values import compute
 
 
@@ -17,9 +17,7 @@ def _looped(function: Any, example: Any, of_part: Sequence[Any], bounded: bool, 
     if prompt:
         level = Loop(function, example, 1, context.facts, prompt=True)
     else:
-        found = interpreted(function, example, (1,), context.facts, False)
-        assert isinstance(found, Loop)
-        level = found
+        level = looped(function, example, 1, context.facts, False, False)
     if level.bounded and not bounded:
         raise ValueError(
             "a network that tells positions apart, or attends to all of them, wants the length of its sequences"
