@@ -314,7 +314,7 @@ class Loop(Level):
         clock = self.part_clock if const.of_part else self.clock
 
         def at(t: Any, j: int, width: int) -> Any:
-            index = t * count + (j - like.off)
+            index = t * count + int(j - like.off)
             return const.slice(axis, jnp.maximum(index, 0) if like.off > j else index, width)
 
         if count == 1 or like.off:
@@ -359,7 +359,7 @@ class Loop(Level):
         """
         count = self.count(self.rate(a) * stride)
         ahead = start + a.off + (count - 1) * stride - (len(a.pieces) - 1)
-        off = -(-ahead // stride)
+        off = int(-(-ahead // stride))
         return off, [start + a.off - off * stride + j * stride for j in range(count)]
 
     def masked(self, a: Tracked, value: Any, before: bool, after: bool) -> Tracked:

@@ -207,7 +207,8 @@ def written(held: Array, new: Array, start: Array, size: int, axis: int, drawn: 
     writes in place: else it copies all that is held, at every step.
     """
     nothing = jnp.maximum(-2 - jnp.min(jnp.sign(drawn)).astype(jnp.int32), 0)
-    starts = [(start + nothing) % size if i == axis else 0 for i in range(held.ndim)]
+    index = (start + nothing) % size
+    starts = [index if i == axis else jnp.zeros_like(index) for i in range(held.ndim)]
     return lax.dynamic_update_slice(held, new, starts, allow_negative_indices=False)
 
 

@@ -3,9 +3,10 @@
 A step of a sampler is a graph of `Node`s, of which those are computed that are asked for, when they are asked for.
 """
 
+import contextlib
 import dataclasses
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import jax
@@ -176,21 +177,14 @@ class Const:
         return lax.dynamic_slice_in_dim(self.value, start, width, axis, allow_negative_indices=False)
 
 
-class at_once:
-    """Evaluates what is small and known at trace time at trace time."""
-
-    def __init__(self, consts: Iterable[Const], size: int):
-        """`size` is that of the result."""
-        known = size < KNOWN and all(const.concrete for const in consts)
-        self.context = jax.ensure_compile_time_eval() if known else None
-
-    def __enter__(self) -> None:
-        if self.context:
-            self.context.__enter__()
-
-    def __exit__(self, *error: Any) -> None:
-        if self.context:
-            self.context.__exit__(*error)
+@contextlib.contextmanager
+def at_once(consts: Iterable[Const], size: int) -> Iterator[None]:
+    """Evaluates at trace time what is known then and has no large `size`; NaN is a constant like others."""
+    if size < KNOWN and all(const.concrete for const in consts):
+        with jax.ensure_compile_time_eval(), jax.debug_nans(False):
+            yield
+    else:
+        yield
 
 
 @dataclasses.dataclass

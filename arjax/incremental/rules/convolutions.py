@@ -65,7 +65,7 @@ class Convolution:
         if count * stride != n * up:
             raise NoRule(f"{level.where(self.eqn)}: strides do not divide each other")
         ahead = (count - 1) * stride - before + (taps - 1) * self.dilation + (a.off - n) * up + 1
-        off = max(-(-ahead // stride), 0)
+        off = max(int(-(-ahead // stride)), 0)
         pieces = []
         for j in range(count):
             first = j * stride - off * stride - before + a.off * up
