@@ -85,6 +85,8 @@ class PixelCNN(nn.Module):
 
     def setup(self):
         """Creates the layers."""
+        if self.first_kernel_size < 2:
+            raise ValueError(f"a first_kernel_size of 2 or more is wanted, got {self.first_kernel_size}")
         h, past, dtype = self.features, self.first_kernel_size // 2, self.dtype
         self.above = CausalConv(2 * h, (past, self.first_kernel_size), dtype=dtype)
         self.left = CausalConv(2 * h, (1, past), axis=2, use_bias=False, dtype=dtype)
