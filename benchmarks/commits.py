@@ -4,13 +4,13 @@
     python -m benchmarks.commits ../before --models gated_pixelcnn wavenet --batches 1 16
 
 Each row has two processes, which import arjax from one checkout each and the networks' sizes from this one. They
-take turns, one batch each, until --seconds have passed for both, so that the machine's noise hits both alike; times
-are the shortest. Weights, twice the initial random ones, and noise are the same.
+take turns, one batch each, until --seconds have passed for both, so that the machine's noise hits both alike;
+times are the shortest. Weights, twice the initial random ones, and noise are the same.
 
 - `over_before`: these seconds / those of the other checkout.
 - `compile_over_before`: likewise of compiling, tracing included.
-- `equal`: the share of integers that both drew alike. Ties that rounding broke another way make a few different, and
-  after one all that follows in an example may be.
+- `equal`: the share of integers that both drew alike. Ties that rounding broke another way make a few different,
+  and after one all that follows in an example may be.
 """
 
 import json
