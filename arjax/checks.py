@@ -16,28 +16,31 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from arjax.distributions import BELOW_ONE
-from arjax.drawing import Plan
+from arjax.drawing import Plan, kind
 from arjax.layers import ABSENT, Several
 
 COLDEST = 1e-30
 """Temperatures below this draw as this one does: the modes, without overflow."""
 
 
-def check_data(x: Any, levels: int, name: str = "x") -> Any:
-    """`x` as an array; `ValueError` unless it is of integers `0..levels-1` and of shape `(batch, *event)`."""
+def check_data(x: Any, levels: int | None, name: str = "x") -> Any:
+    """`x` as an array; `ValueError` unless it is of integers `0..levels-1` and of shape `(batch, *event)`.
+
+    With None for `levels`, of finite floats.
+    """
     array = _array(x)
     if array.ndim < 2 or array.size == 0:
         raise ValueError(f"{name}: one example or more, (batch, *event), is wanted, got {_got(x)}")
-    _check_integers(array, 0, levels - 1, f"{name}: integers")
+    _check_support(array, levels, name)
     return array
 
 
-def check_prompt(prompt: Any, levels: int) -> Any:
-    """`prompt` as an array; `ValueError` unless it holds integers `0..levels-1` of shape `(batch, length)`."""
+def check_prompt(prompt: Any, levels: int | None) -> Any:
+    """`prompt` as an array of shape `(batch, length)`; `ValueError` unless its values are as in `check_data`."""
     array = _array(prompt)
     if array.ndim != 2 or len(array) == 0:
         raise ValueError(f"a prompt of shape (batch, length) is wanted, got {_got(prompt)}")
-    _check_integers(array, 0, levels - 1, "prompt: integers")
+    _check_support(array, levels, "prompt")
     return array
 
 
@@ -78,6 +81,8 @@ def check_batch(model: Any, batch: Any) -> dict[str, Any]:
         raise ValueError(f"a batch with x is wanted, as in {{'x': x}}, got {got}")
     x = check_data(batch["x"], model.output.levels)
     checked = {**batch, "x": x, "cond": check_cond(model, batch.get("cond"), len(x))}
+    if hasattr(model, "log_prob") and (unfit := {"scored", "before"} & set(batch)):
+        raise ValueError(f"a batch of x and cond is wanted for {type(model).__name__}, got {', '.join(unfit)}")
     if "scored" in batch:
         checked["scored"] = _of_shape(batch["scored"], x.shape, jnp.bool_, "scored: booleans of the shape of x,")
     if "before" in batch:
@@ -92,6 +97,34 @@ def check_shape(shape: Any) -> tuple[int, ...]:
     if sizes.ndim != 1 or len(sizes) < 2 or not np.issubdtype(sizes.dtype, np.integer) or min(sizes) < 1:
         raise ValueError(f"a shape (batch, *event) of integers of 1 or more is wanted, got {shape}")
     return tuple(map(int, sizes))
+
+
+def check_plan(model: Any, noise: Any, evidence: Any) -> Plan:
+    """The plan of `noise` and `evidence`; `ValueError` unless they fit `model` and each other."""
+    if not hasattr(model, "parts"):
+        plan = check_evidence(check_noise(noise), evidence, model.output.levels)
+    else:
+        plan = _plan_of_parts(model, noise, evidence)
+    if hasattr(model, "check_plan"):
+        model.check_plan(plan)
+    return plan
+
+
+def _plan_of_parts(model: Any, noise: Any, evidence: Any) -> Plan:
+    if not isinstance(noise, Mapping) or "x" not in noise:
+        raise ValueError(f"noise: a dictionary with x among its parts is wanted, got {_keys(noise)}")
+    parts = model.parts(np.shape(noise["x"]))
+    given = () if evidence is None else _pair(evidence)
+    for name, tree in zip(("noise", "evidence values", "evidence mask"), (noise, *given), strict=False):
+        if not isinstance(tree, Mapping) or set(tree) != set(parts):
+            raise ValueError(f"{name}: a dictionary of {', '.join(parts)} is wanted, got {_keys(tree)}")
+    plans = {}
+    for name, part in parts.items():
+        own = check_noise(noise[name])
+        if own.shape != part.shape:
+            raise ValueError(f"noise: {name} of shape {part.shape} is wanted, got {own.shape}")
+        plans[name] = check_evidence(own, tuple(tree[name] for tree in given) or None, part.levels)
+    return Plan(*({name: plan[i] for name, plan in plans.items()} for i in range(1 + len(given))))
 
 
 def check_noise(noise: Any) -> Any:
@@ -112,19 +145,25 @@ def check_noise(noise: Any) -> Any:
     return array
 
 
-def check_evidence(noise: Any, evidence: Any, levels: int) -> Plan:
+def check_evidence(noise: Any, evidence: Any, levels: int | None) -> Plan:
     """The plan of `noise` and `evidence`; `ValueError` unless its values and its mask fit."""
     if evidence is None:
         return Plan(noise)
+    given, mask = _pair(evidence)
+    numbers, name = (jnp.floating, "floats") if levels is None else (jnp.integer, "integers")
+    values = _of_shape(given, noise.shape, numbers, f"evidence values: {name} of the sample's shape")
+    known = _of_shape(mask, noise.shape, jnp.bool_, "evidence mask: booleans of the sample's shape")
+    read, where = _values(values), _values(known)
+    if read is not None and where is not None:
+        _check_support(read[where], levels, "evidence values")
+    return Plan(noise, values.astype(kind(levels)), known)
+
+
+def _pair(evidence: Any) -> tuple[Any, Any]:
     if not isinstance(evidence, (tuple, list)) or len(evidence) != 2:
         got = f"{len(evidence)}" if isinstance(evidence, (tuple, list)) else type(evidence).__name__
         raise ValueError(f"evidence: a pair (values, mask) is wanted, got {got}")
-    values = _of_shape(evidence[0], noise.shape, jnp.integer, "evidence values: integers of the sample's shape")
-    known = _of_shape(evidence[1], noise.shape, jnp.bool_, "evidence mask: booleans of the sample's shape")
-    given, where = _values(values), _values(known)
-    if given is not None and where is not None:
-        _check_integers(given[where], 0, levels - 1, "evidence values: integers")
-    return Plan(noise, values.astype(np.int32), known)
+    return evidence[0], evidence[1]
 
 
 def check_draw(output: Any, temperature: Any, top_p: Any, batch: int) -> tuple[ArrayLike, ArrayLike | None]:
@@ -157,6 +196,17 @@ def _setting(value: Any, batch: int, most: np.float32, name: str, wanted: str) -
     return np.maximum(values.astype(np.float64), COLDEST).astype(np.float32)
 
 
+def _check_support(x: Any, levels: int | None, name: str) -> None:
+    if levels is not None:
+        _check_integers(x, 0, levels - 1, f"{name}: integers")
+        return
+    if not jnp.issubdtype(x.dtype, jnp.floating):
+        raise ValueError(f"{name}: finite floats are wanted, got dtype {x.dtype}")
+    values = _values(x)
+    if values is not None and not (finite := np.isfinite(values)).all():
+        raise ValueError(f"{name}: finite floats are wanted, got {values[~finite].ravel()[0]}")
+
+
 def _check_integers(x: Any, low: int, high: int, what: str) -> None:
     if not jnp.issubdtype(x.dtype, jnp.integer):
         raise ValueError(f"{what} {low}..{high} are wanted, got dtype {x.dtype}")
@@ -180,6 +230,10 @@ def _array(value: Any) -> Any:
     except ValueError:  # lists of different lengths
         return np.asarray(None)
     return array if array.size else array.astype(np.int32)  # of an empty list numpy makes floats
+
+
+def _keys(value: Any) -> str:
+    return ", ".join(map(str, value)) if isinstance(value, Mapping) else type(value).__name__
 
 
 def _got(value: Any) -> str:

@@ -1,8 +1,10 @@
 """Drawing values from conditionals: the part of sampling that knows neither networks nor orders."""
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,8 +12,35 @@ from jax import Array
 from jax.typing import ArrayLike
 
 
+@dataclasses.dataclass(frozen=True)
+class Part:
+    """One of the arrays that a sample consists of, where it is more than the data.
+
+    A model says of which by `parts(shape)`, a dictionary that has the data as `x`.
+
+    Attributes:
+        shape: `(batch, ...)`.
+        levels: number of values of its integers, or None for floats.
+    """
+
+    shape: tuple[int, ...]
+    levels: int | None
+
+
+def kind(levels: int | None) -> Any:
+    """The dtype of data of so many levels: int32, or float32 for None, which is continuous."""
+    return jnp.float32 if levels is None else jnp.int32
+
+
+def undrawn(levels: int | None) -> Any:
+    """What stands where nothing could be drawn: -1, which is no level, or NaN."""
+    return jnp.float32(jnp.nan) if levels is None else jnp.int32(-1)
+
+
 class Plan(NamedTuple):
     """What is fixed before sampling begins, position by position; each array has the shape of the sample.
+
+    Of a model whose samples have several parts (see `Part`) each is a dictionary of arrays.
 
     Attributes:
         noise: uniform noise in [0, 1).
@@ -19,9 +48,9 @@ class Plan(NamedTuple):
         known: boolean mask of the evidence, or None.
     """
 
-    noise: Array
-    values: Array | None = None
-    known: Array | None = None
+    noise: Any
+    values: Any = None
+    known: Any = None
 
     def map(self, function: Callable[[Array], Array]) -> "Plan":
         """The plan of rearranged positions: `function` applied to every array."""
@@ -36,17 +65,20 @@ class Drawn(NamedTuple):
     """What was drawn of some positions, each array of the plan's shape.
 
     Attributes:
-        values: Int32, of a level each, but -1 where noise or parameters are NaN.
+        values: Int32, of a level each, but -1 where noise or parameters are NaN; Float32 if continuous, or NaN.
         log_probs: Float32, in nats: of what was drawn, under the distribution it was drawn from; 0 for evidence.
-            None unless asked for.
+            None unless asked for. A model's own sampler may give those of each example, `Float[b]`.
+        iterations: parallel passes one after the other, counted by the fixed-point sampler; else None.
     """
 
-    values: Array
-    log_probs: Array | None = None
+    values: Any
+    log_probs: Any = None
+    iterations: Any = None
 
     def summed(self) -> "Drawn":
         """With the log-probability of each example, `Float[b]`, instead of each position."""
-        return Drawn(self.values, jax.tree.map(lambda leaf: leaf.sum(range(1, leaf.ndim)), self.log_probs))
+        found = [leaf.sum(range(1, leaf.ndim)) for leaf in jax.tree.leaves(self.log_probs)]
+        return self._replace(log_probs=sum(found[1:], found[0]) if found else None)
 
 
 class Draw(NamedTuple):
@@ -57,16 +89,34 @@ class Draw(NamedTuple):
         temperature: a positive number or one for each example, 1 for the model itself.
         top_p: draw from the most probable levels alone whose probabilities sum to this, likewise, or None.
         with_log_probs: whether what is drawn comes with its log-probabilities.
+        sampler: `sampler(model, variables, plan, cond, draw)`, the method of sampling in use.
     """
 
     output: Any
     temperature: ArrayLike = np.float32(1)
     top_p: ArrayLike | None = None
     with_log_probs: bool = False
+    sampler: Callable[..., Drawn] | None = None
+
+    def of(self, output: Any) -> "Draw":
+        """The same from another output distribution."""
+        return self._replace(output=output)
+
+    def stage(self, module: nn.Module, plan: Plan, cond: Any = None) -> Drawn:
+        """What a bound submodule draws, a model in itself, by the method in use.
+
+        For the sampler of a model that consists of others, its `generate`.
+        """
+        model, variables = module.unbind()
+        assert self.sampler is not None, "a draw of the public samplers has one"
+        return self.sampler(model, variables, plan, cond, self.of(model.output))
 
     def nothing(self, shape: tuple[int, ...]) -> Drawn:
         """Zeros of the form of what is drawn, for a sampler to begin with."""
-        return Drawn(jnp.zeros(shape, jnp.int32), jnp.zeros(shape) if self.with_log_probs else None)
+        return Drawn(
+            jnp.zeros(shape, kind(self.output.levels)),
+            jnp.zeros(shape, jnp.float32) if self.with_log_probs else None,
+        )
 
     def __call__(self, params: Array, plan: Plan) -> Drawn:
         """Evidence where it is known, elsewhere the quantile of the noise.

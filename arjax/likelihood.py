@@ -5,26 +5,28 @@ from functools import partial
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax import Array
 from jaxtyping import Float
 
 from arjax.checks import check_cond, check_data, check_seeds
-from arjax.modules import forward, hashable
+from arjax.drawing import kind
+from arjax.modules import hashable, log_probs
 
 
 def log_prob(model: Any, variables: Any, x: Array | np.ndarray, cond: Any = None) -> Float[Array, "b"]:
     """Log-probability of each example, in nats: the sum of the log-probabilities of its conditionals.
 
     Args:
-        model: a Linen module with an `output` distribution.
+        model: a Linen module with an `output` distribution, whose call is the parallel pass; or, if it is not one
+            pass of conditionals (a hierarchy, a flow), with a `log_prob(x, cond)` of its own, which is used.
         variables: its variables, such as `{"params": ...}`.
-        x: integers `0..levels-1` of shape `(batch, *event)`.
+        x: integers `0..levels-1` of shape `(batch, *event)`; finite floats for a continuous `output`, which has
+            None for `levels`, and the result is a log-density.
         cond: conditioning as the model wants it, one per example.
 
     Raises:
-        ValueError: `x` is not of integers or empty, `cond` is not one for each example, or (checked outside of
+        ValueError: `x` is not of such numbers or empty, `cond` is not one for each example, or (checked outside of
             `jit`, within which the result is NaN) `x` or labels in `cond` are out of range.
     """
     model = hashable(model)
@@ -94,9 +96,8 @@ def _checked(model: Any, x: Any, cond: Any) -> tuple[Any, Any]:
 
 @partial(jax.jit, static_argnames="model")
 def _log_prob(model, variables, x, cond):
-    x = x.astype(jnp.int32)
-    log_probs = model.output.log_prob(forward(model, variables, x, cond), x)
-    return log_probs.sum(range(1, x.ndim))
+    found = log_probs(model, variables, x.astype(kind(model.output.levels)), cond)
+    return found.sum(range(1, found.ndim))
 
 
 @partial(jax.jit, static_argnames=("model", "chunk"))

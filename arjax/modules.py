@@ -41,12 +41,45 @@ def forward(model: Any, variables: Any, x: Any, cond: Any = None, *, train: bool
         ValueError: the model takes no `cond`.
     """
     function = type(model).__call__ if isinstance(model, nn.Module) else model.apply
+    return model.apply(variables, x, *_given(model, function, cond), **_training(function, train), **options)
+
+
+def log_probs(model: Any, variables: Any, x: Any, cond: Any = None, *, train: bool = False, **options: Any) -> Any:
+    """The log-probabilities of `x`, in nats, whatever kind of model it is; arguments as `forward`.
+
+    `Float[b, *event]`, of each dimension given those before it; or of each example, `Float[b]`, by a model that
+    has a `log_prob` of its own because it is not one pass of conditionals. With `mutable` collections a pair, as
+    of `nn.Module.apply`.
+    """
+    if hasattr(model, "log_prob"):
+        function = type(model).log_prob
+        options |= {"method": "log_prob"} | _training(function, train)
+        return model.apply(variables, x, *_given(model, function, cond), **options)
+    params = forward(model, variables, x, cond, train=train, **options)
+    if "mutable" in options:
+        params, updated = params
+        return model.output.log_prob(params, x), updated
+    return model.output.log_prob(params, x)
+
+
+def init(model: Any, key: Any, *batch: Any) -> Any:
+    """The variables a Linen module begins with; of `batch`, `x` and `cond`, what is None is left out."""
+    method = "log_prob" if hasattr(model, "log_prob") else "__call__"
+    return model.init(key, *(part for part in batch if part is not None), method=method)
+
+
+def _given(model: Any, function: Any, cond: Any) -> tuple[Any, ...]:
+    """What is passed to `function(model or variables, x, ...)` after `x`."""
     _, _, *taken = inspect.signature(function).parameters.values()
     if cond is not None and (not taken or taken[0].name == "train"):
         raise ValueError(f"cond: {type(model).__name__} takes none")
-    if train and any(parameter.name == "train" or parameter.kind is parameter.VAR_KEYWORD for parameter in taken):
-        options["train"] = True
-    return model.apply(variables, x, *(() if cond is None else (cond,)), **options)
+    return () if cond is None else (cond,)
+
+
+def _training(function: Any, train: bool) -> dict[str, bool]:
+    taken = inspect.signature(function).parameters.values()
+    takes = any(parameter.name == "train" or parameter.kind is parameter.VAR_KEYWORD for parameter in taken)
+    return {"train": True} if train and takes else {}
 
 
 def hashable(model: Any) -> Any:

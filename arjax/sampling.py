@@ -15,8 +15,8 @@ from jax import Array, lax
 from jax.typing import ArrayLike
 
 from arjax import incremental, orderings
-from arjax.checks import check_cond, check_draw, check_evidence, check_noise, check_shape
-from arjax.drawing import Draw, Drawn, Plan
+from arjax.checks import check_cond, check_draw, check_plan, check_shape
+from arjax.drawing import Draw, Drawn, Plan, kind
 from arjax.modules import forward, hashable
 
 Method = Literal["cached", "naive", "fixed_point"]
@@ -30,24 +30,32 @@ def sample(
     cond: Any = None,
     **options: Any,
 ) -> Any:
-    """Draws `Int32[batch, *event]` from the model; `shape` is `(batch, *event)`.
+    """Draws `Int32[batch, *event]` from the model, `Float32` if it is continuous; `shape` is `(batch, *event)`.
 
-    The noise is `jax.random.uniform(key, shape, jnp.float32)`; the options are those of `sample_from_noise`.
+    The noise is `jax.random.uniform(key, shape, jnp.float32)`; of a model whose samples have several parts a
+    dictionary of such arrays, each with a key of its own. The options are those of `sample_from_noise`.
     """
-    noise = jax.random.uniform(key, check_shape(shape), jnp.float32)
+    shape = check_shape(shape)
+    noise: Any
+    if hasattr(model, "parts"):
+        parts = hashable(model).parts(shape)
+        keys = dict(zip(parts, jax.random.split(key, len(parts)), strict=True))
+        noise = {name: jax.random.uniform(keys[name], part.shape, jnp.float32) for name, part in parts.items()}
+    else:
+        noise = jax.random.uniform(key, shape, jnp.float32)
     return sample_from_noise(model, variables, noise, cond, **options)
 
 
 def sample_from_noise(
     model: Any,
     variables: Any,
-    noise: ArrayLike,
+    noise: Any,
     cond: Any = None,
     *,
     method: Method = "cached",
     temperature: ArrayLike = 1.0,
     top_p: ArrayLike | None = None,
-    evidence: tuple[ArrayLike, ArrayLike] | None = None,
+    evidence: tuple[Any, Any] | None = None,
     return_log_prob: bool = False,
     return_iterations: bool = False,
     assume_causal: bool = False,
@@ -59,13 +67,17 @@ def sample_from_noise(
     follows in that example is drawn given the one it gave.
 
     Within `jit` no value can be checked. What should have been refused (noise outside of [0, 1), a temperature of
-    0, a label without a class) is drawn as -1 there, as is what has NaN for parameters; an example with a -1 is no
-    sample, and its log-probability is NaN.
+    0, a label without a class) is drawn as -1 there (as NaN if continuous), as is what has NaN for parameters; an
+    example with such a value is no sample, and its log-probability is NaN.
 
     Args:
         model: a Linen module with an `output` distribution, whose call is its parallel pass; or `arjax.Causal`.
+            One that has a `log_prob` of its own has `generate(draw, plan, cond)` too, which draws its parts one
+            after the other, each by `method`.
         variables: its variables, such as `{"params": ...}`.
-        noise: one uniform number per data dimension, of any float dtype.
+        noise: one uniform number per data dimension, of any float dtype. Of a model that draws more than the data,
+            which it says by `parts(shape)`, a dictionary of arrays, the data's being `x`; samples and evidence are
+            such dictionaries then.
         cond: conditioning as the model wants it, one per example.
         method: "cached" evaluates every activation once, by a sampler derived from the parallel pass (see
             `arjax.incremental`); "naive" evaluates the network anew for each dimension and is the oracle;
@@ -95,24 +107,30 @@ def sample_from_noise(
         raise ValueError(f"method is one of {', '.join(_METHODS)}, got {method!r}")
     if return_iterations and method != "fixed_point":
         raise ValueError(f"only method='fixed_point' counts iterations, got method={method!r}")
-    plan = check_evidence(check_noise(noise), evidence, model.output.levels)
-    batch = len(plan.noise)
+    plan = check_plan(model, noise, evidence)
+    batch = len(jax.tree.leaves(plan.noise)[0])
     limits = check_draw(model.output, temperature, top_p, batch)
-    drawn, iterations = _sample(
+    drawn = _sample(
         model, variables, plan, check_cond(model, cond, batch), *limits, method, return_log_prob, assume_causal
     )
-    asked = (drawn.log_probs,) * return_log_prob + (iterations,) * return_iterations
+    asked = (drawn.log_probs,) * return_log_prob + (drawn.iterations,) * return_iterations
     return (drawn.values, *asked) if asked else drawn.values
 
 
 @partial(jax.jit, static_argnames=("model", "method", "with_log_probs", "assume_causal"))
 def _sample(model, variables, plan, cond, temperature, top_p, method, with_log_probs=False, assume_causal=False):
-    # Whatever the model refuses, such as an event of another shape, it refuses with every method.
-    jax.eval_shape(partial(forward, model), variables, jnp.zeros(plan.noise.shape, jnp.int32), cond)
-    draw = Draw(model.output, temperature, top_p, with_log_probs)
     options = {"assume_causal": True} if assume_causal and method == "cached" else {}
-    drawn, iterations = _METHODS[method](model, variables, plan, cond, draw, **options)
-    return drawn.summed(), iterations
+
+    def sampler(model, variables, plan, cond, draw):
+        if hasattr(model, "log_prob"):
+            return model.apply(variables, draw, plan, cond, method="generate")
+        # Whatever the model refuses, such as an event of another shape, it refuses with every method.
+        x = jnp.zeros(plan.noise.shape, kind(model.output.levels))
+        jax.eval_shape(partial(forward, model), variables, x, cond)
+        return _METHODS[method](model, variables, plan, cond, draw, **options)
+
+    draw = Draw(model.output, temperature, top_p, with_log_probs, sampler)
+    return sampler(model, variables, plan, cond, draw).summed()
 
 
 def _naive(model, variables, plan, cond, draw, steps=None):
@@ -129,7 +147,7 @@ def _naive(model, variables, plan, cond, draw, steps=None):
         new = draw(params, plan.map(lambda array: flat(array)[:, place]))
         return jax.tree.map(lambda old, new: flat(old).at[:, place].set(new).reshape(shape), drawn, new)
 
-    return lax.fori_loop(0, order.size if steps is None else steps, dimension, draw.nothing(shape)), order.size
+    return lax.fori_loop(0, order.size if steps is None else steps, dimension, draw.nothing(shape))
 
 
 def _order(model, variables, size):
@@ -146,11 +164,12 @@ def _fixed_point(model, variables, plan, cond, draw):
     def body(state):
         drawn, _, iterations = state
         update = draw(forward(model, variables, drawn.values, cond), plan)
-        return update, jnp.any(update.values != drawn.values), iterations + 1
+        same = (update.values == drawn.values) | (jnp.isnan(update.values) & jnp.isnan(drawn.values))
+        return update, ~same.all(), iterations + 1
 
     start = draw.nothing(plan.noise.shape), True, jnp.int32(0)
     drawn, _, iterations = lax.while_loop(unfinished, body, start)
-    return drawn, iterations
+    return drawn._replace(iterations=iterations)
 
 
 def _cached(model, variables, plan, cond, draw, assume_causal=False):
@@ -159,9 +178,9 @@ def _cached(model, variables, plan, cond, draw, assume_causal=False):
     A model that handles its data in an order of its own does so in `in_order`, of which the sampler is derived.
     """
     if hasattr(model, "generate"):
-        return model.apply(variables, draw, plan, cond, method="generate"), 1
+        return model.apply(variables, draw, plan, cond, method="generate")
     if not hasattr(model, "ranks"):
-        return derived(partial(forward, model, variables, cond=cond), plan, draw, assume_causal), 1
+        return derived(partial(forward, model, variables, cond=cond), plan, draw, assume_causal)
     shape = plan.noise.shape
     channels = shape[-1:] if getattr(model, "channels", 0) else ()
     size, each = math.prod(shape[1:]), math.prod(channels)
@@ -172,7 +191,7 @@ def _cached(model, variables, plan, cond, draw, assume_causal=False):
 
     plan = plan.map(lambda array: array.reshape(shape[0], -1, *channels)[:, order])
     drawn = derived(in_order, plan, draw, assume_causal)
-    return jax.tree.map(lambda leaf: leaf[:, jnp.argsort(order)].reshape(shape), drawn), 1
+    return jax.tree.map(lambda leaf: leaf[:, jnp.argsort(order)].reshape(shape), drawn)
 
 
 def derived(function: Any, plan: Plan, draw: Draw, assume_causal: bool) -> Drawn:
@@ -182,9 +201,8 @@ def derived(function: Any, plan: Plan, draw: Draw, assume_causal: bool) -> Drawn
         drawn = draw(params, plan)
         return drawn.values, drawn
 
-    return incremental.sample(
-        function, jax.ShapeDtypeStruct(plan.noise.shape, jnp.int32), kept, plan, assume_causal
-    )
+    x = jax.ShapeDtypeStruct(plan.noise.shape, kind(draw.output.levels))
+    return incremental.sample(function, x, kept, plan, assume_causal)
 
 
 _METHODS = {"cached": _cached, "naive": _naive, "fixed_point": _fixed_point}

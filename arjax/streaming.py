@@ -17,7 +17,7 @@ from jaxtyping import Float, Int, Int32
 
 from arjax import incremental
 from arjax.checks import check_cond, check_draw, check_noise, check_prompt
-from arjax.drawing import Draw, Drawn, Plan
+from arjax.drawing import Draw, Drawn, Plan, kind, undrawn
 from arjax.layers import check_length
 from arjax.modules import forward, hashable
 
@@ -119,11 +119,11 @@ def extend(
 @partial(jax.jit, static_argnames=("model", "length"))
 def _start(model, variables, prompt, cond, length):
     batch, known = prompt.shape
-    prompt = prompt.astype(jnp.int32)
+    prompt = prompt.astype(kind(model.output.levels))
     hop, latest = _series(model)
     part = cond
     if known == 0:  # any other part serves to see what is remembered
-        prompt = jnp.zeros((batch, min(hop, length or hop)), jnp.int32)
+        prompt = jnp.zeros((batch, min(hop, length or hop)), prompt.dtype)
         part = jax.tree.map(
             lambda leaf: jnp.zeros((batch, 1, *leaf.shape[2:]), leaf.dtype) if _is_series(leaf) else leaf, cond
         )
@@ -152,14 +152,14 @@ def _extend(model, variables, state, plan, cond, temperature, top_p, with_log_pr
         return drawn.values, drawn
 
     example = jax.ShapeDtypeStruct(
-        (state.batch, lead + count if state.length is None else state.length), jnp.int32
+        (state.batch, lead + count if state.length is None else state.length), kind(model.output.levels)
     )
     memory, drawn = incremental.advance(
         function, example, state.memory, state.position, draw, plan, state.length, jax.tree.leaves(part), lead
     )
     if state.length is not None:
         there = (state.position + jnp.arange(count, dtype=jnp.int32) < state.length)[None]
-        drawn = drawn._replace(values=jnp.where(there, drawn.values, -1))
+        drawn = drawn._replace(values=jnp.where(there, drawn.values, undrawn(model.output.levels)))
     state = state.replace(memory=memory, position=state.position + count, frames=_latest(state.frames, cond))
     return state, drawn.summed()
 

@@ -25,8 +25,9 @@ from jaxtyping import Array, Float, Int, Key
 from arjax import checkpoints
 from arjax.checks import check_batch
 from arjax.data import Dataset, Windows, batches, epoch_batches
+from arjax.drawing import kind
 from arjax.layers.conditioning import num_classes
-from arjax.modules import forward, hashable
+from arjax.modules import forward, hashable, init, log_probs
 
 try:
     from tqdm import tqdm
@@ -79,8 +80,8 @@ def create_state(model: Any, optimizer: optax.GradientTransformation, seed: int,
     model = hashable(model)
     batch = check_batch(model, batch)
     init_key, key = jax.random.split(jax.random.key(seed))
-    given = (batch["x"],) if batch["cond"] is None else (batch["x"], batch["cond"])
-    params = model.init(init_key, *jax.tree.map(jnp.asarray, given))["params"]
+    x, cond = jax.tree.map(jnp.asarray, (batch["x"], batch["cond"]))
+    params = init(model, init_key, x.astype(kind(model.output.levels)), cond)["params"]
     step = jnp.zeros((), jnp.int32)
     cache = _empty_cache(model, params, batch) if "before" in batch else {}
     return TrainState(step, params, optimizer.init(params), jax.tree.map(jnp.copy, params), key, cache)
@@ -286,18 +287,17 @@ def fit(
 
 def _nats(model: Any, params: Any, batch: Batch, cache: Any, **options: Any) -> tuple[Float[Array, "b"], Any]:
     """Negative log-likelihood of each example, and the model's memory after the batch."""
-    x, variables = batch["x"].astype(jnp.int32), {"params": params}
+    x, variables = batch["x"].astype(kind(model.output.levels)), {"params": params}
     if "before" in batch:
         cache = jax.tree.map(lambda leaf: jnp.where(batch["fresh"], 0, leaf), cache)
         variables |= cache | {"before": {"x": batch["before"].astype(jnp.int32)}}
         options["mutable"] = ["cache"]
-    outputs = forward(model, variables, x, batch.get("cond"), **options)
+    found = log_probs(model, variables, x, batch.get("cond"), **options)
     if "before" in batch:
-        outputs, cache = outputs
-    log_probs = model.output.log_prob(outputs, x)
+        found, cache = found
     if "scored" in batch:
-        log_probs = jnp.where(batch["scored"], log_probs, 0)
-    return -log_probs.reshape(len(x), -1).sum(1), cache
+        found = jnp.where(batch["scored"], found, 0)
+    return -found.reshape(len(x), -1).sum(1), cache
 
 
 def _empty_cache(model: Any, params: Any, batch: Batch) -> Any:
@@ -331,8 +331,12 @@ def _check_dataset(dataset: Dataset | Windows, train: Dataset | Windows, model: 
         raise ValueError(f"{name} has {own} classes, wanted at most the model's {classes}")
     if dataset.event != train.event:
         raise ValueError(f"{name} has events of shape {dataset.event}, wanted {train.event} as in training")
-    if dataset.levels > model.output.levels:
-        raise ValueError(f"{name} has {dataset.levels} levels, wanted at most the model's {model.output.levels}")
+    levels = model.output.levels
+    if (dataset.levels is None) != (levels is None):
+        held, wanted = ("real numbers" if own is None else "integers" for own in (dataset.levels, levels))
+        raise ValueError(f"{name} is of {held}, wanted {wanted} for the model's {model.output}")
+    if dataset.levels is not None and dataset.levels > levels:
+        raise ValueError(f"{name} has {dataset.levels} levels, wanted at most the model's {levels}")
 
 
 def _writable(directory: str | os.PathLike[str]) -> Path:

@@ -18,6 +18,7 @@ from jax import Array
 from arjax.distributions import Bernoulli, Categorical
 from arjax.models import (
     MADE,
+    RNN,
     DiagonalBiLSTM,
     GatedPixelCNN,
     Histogram,
@@ -26,7 +27,9 @@ from arjax.models import (
     PixelRNN,
     PixelSNAIL,
     RowLSTM,
+    TemporalConv,
     Transformer,
+    WaveNet,
 )
 
 try:
@@ -47,6 +50,10 @@ MODELS: dict[str, tuple[Any, tuple[int, ...]]] = {
     "diagonal_bilstm": (PixelRNN(layer=DiagonalBiLSTM), IMAGE),
     "pixelsnail": (PixelSNAIL(IMAGE, features=64, num_blocks=3, num_residual=2, value_features=64), IMAGE),
     "transformer": (Transformer(IMAGE, Categorical(2), features=128, num_layers=4, num_key_heads=1), IMAGE),
+    "transformer_256": (Transformer((256,), Categorical(256), features=128, num_layers=4), (256,)),
+    "rnn": (RNN(Categorical(256), features=256), (256,)),
+    "temporal_conv": (TemporalConv(Categorical(256)), (256,)),
+    "wavenet": (WaveNet(), (1008,)),
     "made": (MADE((784,)), (784,)),
     "made_wide": (MADE((784,), hidden=(8000,)), (784,)),
     "histogram": (Histogram(IMAGE, Bernoulli(), kernel_init=nn.initializers.normal(1.0)), IMAGE),

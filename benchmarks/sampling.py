@@ -132,7 +132,7 @@ def measure(
 
 def first_dimensions(model: Any, count: int, variables: Any, noise: Array) -> Array:
     """What the naive sampler does at its first `count` dimensions."""
-    drawn, _ = sampling._naive(model, variables, Plan(noise), None, Draw(model.output), count)
+    drawn = sampling._naive(model, variables, Plan(noise), None, Draw(model.output), count)
     return drawn.values
 
 

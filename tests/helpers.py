@@ -10,21 +10,20 @@ import numpy as np
 
 from arjax import sampling
 from arjax.drawing import Draw, Plan
-from arjax.modules import forward
+from arjax.modules import forward, init
 
 
 def integers(levels, *shape, seed=0):
     return np.random.default_rng(seed).integers(0, levels, shape).astype(np.int32)
 
 
-def random_variables(model, *args, scale=0.3, seed=1, **options):
+def random_variables(model, *args, scale=0.3, seed=1):
     """Variables as after some training, as numpy: none is zero, and kernels keep the size of what they are given.
 
     Drawing them with `model.init` would cost many times as much, most of it compilation. Of `args` those that are
     None are left out.
     """
-    init = functools.partial(model.init, **options)
-    shapes = jax.eval_shape(init, jax.random.key(0), *[arg for arg in args if arg is not None])
+    shapes = jax.eval_shape(functools.partial(init, model), jax.random.key(0), *args)
     rng = np.random.default_rng(seed)
 
     def random(path, leaf):
@@ -45,15 +44,17 @@ class Stepped(NamedTuple):
     params: tuple[jax.Array, ...]
 
 
+class ParamsToo(Draw):
+    def __call__(self, params, plan):
+        values = super().__call__(params, plan).values
+        return Stepped(values, tuple(params[..., i] for i in range(params.shape[-1])))
+
+
 @functools.partial(jax.jit, static_argnums=0)
 def stepped(model, variables, plan, cond=None):
     """Data by the cached sampler, and the parameters of every conditional as it computes them one by one."""
 
-    def draw(params, plan):
-        values = Draw(model.output)(params, plan).values
-        return Stepped(values, tuple(params[..., i] for i in range(params.shape[-1])))
-
-    drawn, _ = sampling._cached(model, variables, plan, cond, draw)
+    drawn = sampling._cached(model, variables, plan, cond, ParamsToo(model.output))
     return drawn.values, jnp.stack(drawn.params, -1)
 
 

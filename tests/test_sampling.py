@@ -275,7 +275,7 @@ def test_no_work_on_parameters_within_the_loops(name, method):
     variables = jax.eval_shape(model.init, jax.random.key(0), np.zeros(shape, np.int32), labels)
 
     def run(variables, noise, labels):
-        drawn, _ = sampling._METHODS[method](model, variables, Plan(noise), labels, Draw(model.output))
+        drawn = sampling._METHODS[method](model, variables, Plan(noise), labels, Draw(model.output))
         return drawn.values
 
     jaxpr = jax.make_jaxpr(run)(variables, np.zeros(shape, np.float32), labels).jaxpr
