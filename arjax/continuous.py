@@ -6,9 +6,9 @@ last axis of an array `(..., num_params)`, everything computed in float32, one v
 - `log_prob(params, x)`, the log-density in nats; NaN for an x that is not finite;
 - `log_cdf(params, x)` and `log_survival(params, x)`, the logarithms of the masses below and above x, each exact to
   rounding in its own tail;
-- `quantile(params, u)`, the x with `CDF(x) = u`, for u in [0, 1). It never falls as u grows and is always finite:
-  u below 2**-24, half a step of `jax.random.uniform`, counts as 2**-24. NaN where a parameter is NaN or u is not in
-  [0, 1). It is differentiable in both arguments;
+- `quantile(params, u)`, the x with `CDF(x) = u`, for u in [0, 1). It never falls as u grows (of a normal
+  distribution by a rounding at most) and is always finite: u below 2**-24, half a step of `jax.random.uniform`,
+  counts as 2**-24. NaN where a parameter is NaN or u is not in [0, 1). It is differentiable in both arguments;
 - `to_normal(params, x)`, the z with `Phi(z) = CDF(x)` and the log-derivative of z by x; `from_normal(params, z)`,
   its inverse. With them a conditional is a map between data and standard normal noise: an autoregressive model is
   a flow (Papamakarios et al., 2017, arXiv 1705.07057, section 3.1);
@@ -16,7 +16,7 @@ last axis of an array `(..., num_params)`, everything computed in float32, one v
 - `temper(params, temperature)`: scales multiplied by the temperature, logits of a mixture divided by it.
 
 Log-likelihoods and gradients are finite for any finite parameters and data: log-scales count as the nearest number
-in [-15, 40], and deviations of more than 1e15 scales as that many.
+in [-15, 40], and deviations from a mean of more than 1e15, or 1e15 scales, as that many.
 """
 
 import abc
@@ -37,16 +37,28 @@ from arjax.distributions import BELOW_ONE
 LOG_SCALES = -15.0, 40.0
 """The least and the greatest log-scale."""
 FARTHEST = 1e15
-"""Standard deviations from the centre that are told apart."""
+"""Deviations from a mean up to which numbers are told apart."""
 LEAST = np.float32(2**-24)
 """The least mass that noise leaves on either side."""
 
 
-class _Real:
+class _Real(abc.ABC):
     """What all distributions over the real numbers share."""
 
     levels: ClassVar[None] = None
     num_params: int
+
+    @abc.abstractmethod
+    def log_prob(self, params: Float[Array, "... p"], x: Float[Array, "..."]) -> Float[Array, "..."]:
+        """Log-density of `x` in nats."""
+
+    @abc.abstractmethod
+    def log_cdf(self, params: Float[Array, "... p"], x: Float[Array, "..."]) -> Float[Array, "..."]:
+        """Logarithm of the mass below `x`."""
+
+    @abc.abstractmethod
+    def log_survival(self, params: Float[Array, "... p"], x: Float[Array, "..."]) -> Float[Array, "..."]:
+        """Logarithm of the mass above `x`."""
 
     def num_joint_params(self, channels: int) -> int:
         """Parameters of all `channels` of a position, as `of_channels` takes them."""
@@ -56,13 +68,21 @@ class _Real:
         """Parameters of each channel of a position, which are independent given the positions before it."""
         return joint.reshape(*joint.shape[:-1], x.shape[-1], self.num_params)
 
+    def to_normal(
+        self, params: Float[Array, "... p"], x: Float[Array, "..."]
+    ) -> tuple[Float[Array, "..."], Float[Array, "..."]]:
+        """The standard normal number z with the mass of `x` below it, and `log dz/dx`."""
+        below, above = self.log_cdf(params, x), self.log_survival(params, x)
+        z = _log_quantile(jnp.where(below < above, below, above))
+        return jnp.where(below < above, z, -z), self.log_prob(params, x) - NORMAL.standard_log_prob(z)
+
     def _checked(self, params: Array) -> Array:
         if params.shape[-1:] != (self.num_params,):
             raise ValueError(f"{self} needs parameters (..., {self.num_params}), got shape {params.shape}")
         return params.astype(jnp.float32)
 
 
-class _LocationScale(_Real, abc.ABC):
+class _LocationScale(_Real):
     """A symmetric distribution that is moved and stretched. The parameters are `[mean, log_scale]`."""
 
     num_params: ClassVar[int] = 2
@@ -101,16 +121,6 @@ class _LocationScale(_Real, abc.ABC):
         mean, log_scale = self._parts(params)
         return mean + jnp.exp(log_scale) * self.standard_quantile(_noise(u))
 
-    def to_normal(
-        self, params: Float[Array, "... 2"], x: Float[Array, "..."]
-    ) -> tuple[Float[Array, "..."], Float[Array, "..."]]:
-        """The standard normal number z with the mass of `x` below it, and `log dz/dx`."""
-        return _to_normal(self, params, x)
-
-    def from_normal(self, params: Float[Array, "... 2"], z: Float[Array, "..."]) -> Float[Array, "..."]:
-        """The inverse of `to_normal`."""
-        return _from_normal(self, params, z)
-
     def mean(self, params: Float[Array, "... 2"]) -> Float[Array, "..."]:
         """The mean."""
         return self._checked(params)[..., 0]
@@ -126,7 +136,8 @@ class _LocationScale(_Real, abc.ABC):
 
     def _standardised(self, params: Array, x: Array) -> tuple[Array, Array]:
         mean, log_scale = self._parts(params)
-        return jnp.clip((x.astype(jnp.float32) - mean) * jnp.exp(-log_scale), -FARTHEST, FARTHEST), log_scale
+        deviation = jnp.clip(x.astype(jnp.float32) - mean, -FARTHEST, FARTHEST)
+        return jnp.clip(deviation * jnp.exp(-log_scale), -FARTHEST, FARTHEST), log_scale
 
 
 @dataclasses.dataclass(frozen=True)
@@ -152,12 +163,14 @@ class Normal(_LocationScale):
         """Its inverse."""
         return special.ndtri(u)
 
-    def to_normal(self, params: Array, x: Array) -> tuple[Array, Array]:
+    def to_normal(
+        self, params: Float[Array, "... 2"], x: Float[Array, "..."]
+    ) -> tuple[Float[Array, "..."], Float[Array, "..."]]:
         """`(x - mean) / scale` and `-log_scale`."""
         z, log_scale = self._standardised(params, x)
         return z, -log_scale
 
-    def from_normal(self, params: Array, z: Array) -> Array:
+    def from_normal(self, params: Float[Array, "... 2"], z: Float[Array, "..."]) -> Float[Array, "..."]:
         """`mean + scale z`."""
         mean, log_scale = self._parts(params)
         return mean + jnp.exp(log_scale) * z.astype(jnp.float32)
@@ -185,6 +198,12 @@ class Logistic(_LocationScale):
     def standard_quantile(self, u: Array) -> Array:
         """Its inverse."""
         return jnp.log(u) - jnp.log1p(-u)
+
+    def from_normal(self, params: Float[Array, "... 2"], z: Float[Array, "..."]) -> Float[Array, "..."]:
+        """The inverse of `to_normal`."""
+        mean, log_scale = self._parts(params)
+        z = z.astype(jnp.float32)
+        return mean + jnp.exp(log_scale) * (NORMAL.standard_log_cdf(z) - NORMAL.standard_log_cdf(-z))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -225,15 +244,10 @@ class Mixture(_Real):
         u = _noise(u)
         return _quantile(self, self._checked(params), u, 1 - u)
 
-    def to_normal(
-        self, params: Float[Array, "... p"], x: Float[Array, "..."]
-    ) -> tuple[Float[Array, "..."], Float[Array, "..."]]:
-        """The standard normal number z with the mass of `x` below it, and `log dz/dx`."""
-        return _to_normal(self, params, x)
-
     def from_normal(self, params: Float[Array, "... p"], z: Float[Array, "..."]) -> Float[Array, "..."]:
-        """The inverse of `to_normal`, where it is within 12 of 0."""
-        return _from_normal(self, params, z)
+        """The inverse of `to_normal`, where z is within 12 of 0."""
+        z = z.astype(jnp.float32)
+        return _quantile(self, self._checked(params), special.ndtr(z), special.ndtr(-z))
 
     def mean(self, params: Float[Array, "... p"]) -> Float[Array, "..."]:
         """The mean."""
@@ -267,17 +281,6 @@ def _noise(u: Array) -> Array:
     return jnp.where((u >= 0) & (u < 1), jnp.clip(u.astype(jnp.float32), LEAST, BELOW_ONE), jnp.nan)
 
 
-def _to_normal(distribution: Logistic | Mixture, params: Array, x: Array) -> tuple[Array, Array]:
-    below, above = distribution.log_cdf(params, x), distribution.log_survival(params, x)
-    z = _log_quantile(jnp.minimum(below, above))
-    return jnp.where(below < above, z, -z), distribution.log_prob(params, x) - NORMAL.standard_log_prob(z)
-
-
-def _from_normal(distribution: Logistic | Mixture, params: Array, z: Array) -> Array:
-    z = z.astype(jnp.float32)
-    return _quantile(distribution, distribution._checked(params), special.ndtr(z), special.ndtr(-z))
-
-
 def _log_quantile(log_mass: Array) -> Array:
     """The z <= 0 with that mass of the standard normal distribution below it, by Newton's method on logarithms."""
     far = jnp.maximum(-log_mass, 2.0)
@@ -289,14 +292,14 @@ def _log_quantile(log_mass: Array) -> Array:
     return z
 
 
-@partial(jax.custom_jvp, nondiff_argnums=0)
-def _quantile(distribution: Logistic | Mixture, params: Array, below: Array, above: Array) -> Array:
+@partial(jax.custom_jvp, nondiff_argnums=(0,))
+def _quantile(distribution: Mixture, params: Array, below: Array, above: Array) -> Array:
     """The x with the mass `below` it, which is 1 - `above`."""
     return _search(partial(distribution._excess, params, below=below, above=above), below.shape)
 
 
 @_quantile.defjvp
-def _implicit(distribution: Logistic | Mixture, primals: tuple, tangents: tuple) -> tuple[Array, Array]:
+def _implicit(distribution: Mixture, primals: tuple, tangents: tuple) -> tuple[Array, Array]:
     """Of `F(x; params) = u` follows `p(x) dx = du - dF`, here from the side that has less of the mass."""
     params, below, above = primals
     params_dot, below_dot, above_dot = tangents

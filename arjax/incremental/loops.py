@@ -203,7 +203,7 @@ def period(
     xs, kepts = [], []
     for p, (target, source) in enumerate(zip(targets, level.inputs, strict=True)):
         own = jax.tree.map(lambda leaf, p=p: lax.slice_in_dim(leaf, p, p + 1, axis=level.axis), plan)
-        if axes:
+        if axes and target.last == p:  # else what lies along them is known to be independent
             x, kept = inner_loop(
                 part, p, target, source, [*targets[p + 1 :], *after], memo, axes, draw, own, context
             )
