@@ -1,7 +1,7 @@
 """Output distributions over the real numbers: densities instead of probabilities.
 
 They stand beside those of `arjax.distributions` and have the same methods, with `levels = None`: parameters on the
-last axis of an array `(..., num_params)`, everything computed in float32, one value for each place of the other axes.
+last axis of an array `(..., num_params)`, all computed in float32, one value for each place of the other axes.
 
 - `log_prob(params, x)`, the log-density in nats; NaN for an x that is not finite;
 - `log_cdf(params, x)` and `log_survival(params, x)`, the logarithms of the masses below and above x, each exact to
@@ -24,7 +24,7 @@ import dataclasses
 import math
 from collections.abc import Callable
 from functools import partial
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -46,7 +46,7 @@ class _Real(abc.ABC):
     """What all distributions over the real numbers share."""
 
     levels: ClassVar[None] = None
-    num_params: int
+    num_params: Any
 
     @abc.abstractmethod
     def log_prob(self, params: Float[Array, "... p"], x: Float[Array, "..."]) -> Float[Array, "..."]:
@@ -85,7 +85,7 @@ class _Real(abc.ABC):
 class _LocationScale(_Real):
     """A symmetric distribution that is moved and stretched. The parameters are `[mean, log_scale]`."""
 
-    num_params: ClassVar[int] = 2
+    num_params = 2
 
     @abc.abstractmethod
     def standard_log_prob(self, z: Array) -> Array:
@@ -223,7 +223,7 @@ class Mixture(_Real):
             raise ValueError(f"num_mixtures must be at least 1, got {self.num_mixtures}")
 
     @property
-    def num_params(self) -> int:  # type: ignore[override]
+    def num_params(self) -> int:
         """Length of the parameters' last axis: `3 * num_mixtures`."""
         return 3 * self.num_mixtures
 
@@ -282,9 +282,10 @@ def _noise(u: Array) -> Array:
 
 
 def _log_quantile(log_mass: Array) -> Array:
-    """The z <= 0 with that mass of the standard normal distribution below it, by Newton's method on logarithms."""
+    """The z <= 0 with that mass of the standard normal distribution below it, by Newton's method."""
     far = jnp.maximum(-log_mass, 2.0)
-    z = jnp.where(log_mass > -50, special.ndtri(jnp.exp(log_mass)), -jnp.sqrt(2 * far - jnp.log(4 * math.pi * far)))
+    asymptote = -jnp.sqrt(2 * far - jnp.log(4 * math.pi * far))
+    z = jnp.where(log_mass > -50, special.ndtri(jnp.exp(log_mass)), asymptote)
     for _ in range(2):
         z = jax.lax.stop_gradient(z)
         value, slope = jax.jvp(NORMAL.standard_log_cdf, (z,), (jnp.ones_like(z),))
@@ -333,7 +334,7 @@ def _search(excess: Callable[[Array], Array], shape: tuple[int, ...]) -> Array:
 
 
 def _numbered(number: Array) -> Array:
-    """The float32 number with that place in their order; the least and the greatest stand for what is not finite."""
+    """The float32 number with that place in their order; the least and the greatest for what is not finite."""
     number = jnp.clip(number, np.uint32(0x00800000), np.uint32(0xFF7FFFFF))
     bits = jnp.where(number >> 31 == 1, number ^ np.uint32(0x80000000), ~number)
     return jax.lax.bitcast_convert_type(bits, jnp.float32)

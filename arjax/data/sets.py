@@ -52,7 +52,8 @@ def load(
               that may hold classes. After one fixed permutation, what has no splits is divided 8:1:1 and what has
               no validation split 9:1.
 
-            Levels that are not stated are 2 where all values of all splits are 0 or 1, else 256.
+            Levels that are not stated are None, for real numbers, where all arrays are of floats, 2 where all values
+            of all splits are 0 or 1, else 256.
         split: `"train"`, `"valid"` or `"test"`. Here and wherever data name their splits, `"val"`, `"validation"`
             and `"dev"` are other names of `"valid"`, `"training"` and `"testing"` of the others.
         data_dir: The folder of the files, or of a subfolder of that name; by default `$ARJAX_DATA_DIR`.
@@ -193,6 +194,8 @@ def _npz(path: Path, split: str) -> Dataset:
     if surplus := set(y_parts) - set(x_parts):
         raise ValueError(f"{path} has the labels {y_parts[min(surplus)]} of no images, wanted their x as well")
     xs, ys = ({part: arrays[key] for part, key in parts.items()} for parts in (x_parts, y_parts))
+    if "levels" not in arrays and all(np.issubdtype(x.dtype, np.floating) for x in xs.values()):
+        return divide(str(path), set(xs) - {""}, split, lambda part: _real(xs[part], ys.get(part), path, split))
     levels = arrays.get("levels", np.array(max(_levels(x) for x in xs.values())))
     if levels.size != 1:
         raise ValueError(f"{path}: levels has shape {levels.shape}, wanted one number")
@@ -203,6 +206,10 @@ def _npz(path: Path, split: str) -> Dataset:
         return Dataset(x, ys.get(part), levels.item(), str(path), split, num_classes)
 
     return divide(str(path), set(xs) - {""}, split, read)
+
+
+def _real(x: np.ndarray, labels: np.ndarray | None, path: Path, split: str) -> Dataset:
+    return Dataset(x, labels, None, str(path), split)
 
 
 def _parts(path: Path, keys: list[str]) -> dict[str, str]:

@@ -1,32 +1,31 @@
 """Autoregressive flows: MAF, Papamakarios et al. (2017), arXiv 1705.07057; IAF, Kingma et al. (2016), 1606.04934.
 
-An autoregressive model with continuous conditionals is a flow: `z_i` is the standard normal number with the mass of
-`x_i` below it (MAF, section 3.1). Of `Normal` conditionals that is `z_i = (x_i - mu_i) exp(-alpha_i)`, both functions
-of `x_<i` (equations 3 and 4); of a `Mixture` it is the mixture's CDF. One pass gives `z` of `x`; `x` of `z` takes one
-dimension after the other, by the samplers of the model. An inverse autoregressive flow is the same layer the other
-way round (MAF, section 3.4): samples take one pass, the density of given data one dimension after the other.
+An autoregressive model with continuous conditionals is a flow: `z_i` is the standard normal number with the mass
+of `x_i` below it (MAF, section 3.1). Of `Normal` conditionals that is `z_i = (x_i - mu_i) exp(-alpha_i)`, both
+functions of `x_<i` (equations 3 and 4); of a `Mixture` it is the mixture's CDF. One pass gives `z` of `x`; `x` of
+`z` takes one dimension after the other, by the samplers of the model. An inverse autoregressive flow is the same
+layer the other way round (MAF, section 3.4): samples take one pass, the density of given data one dimension after
+the other.
 
 Deviations: layers are normalised by `ActNorm` unless `BatchNorm`, the paper's, is asked for; log-scales are
 parameters where the paper's code has log-precisions; IAF's gated update (its equation 14) is not used.
 """
 
+import dataclasses
 from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-import dataclasses
-
 import flax.linen as nn
 import jax.numpy as jnp
-import numpy as np
 from jax import Array
 from jax.typing import DTypeLike
 from jaxtyping import Float
 
-from arjax.continuous import Normal
+from arjax.continuous import NORMAL
 from arjax.drawing import Draw, Drawn, Plan
 from arjax.flows.elementwise import ActNorm
-from arjax.flows.flow import CACHED, Chain, Flow, Inverse, Standard
+from arjax.flows.flow import CACHED, Chain, Flow, Inverse
 from arjax.models import MADE
 
 
@@ -79,7 +78,7 @@ class Autoregressive(nn.Module):
     conditioner: Any
 
     def setup(self):
-        """Creates the model, whose samplers turn standard normal noise into data. Raises `ValueError` if discrete."""
+        """Creates the model, whose samplers take standard normal noise. Raises `ValueError` if it is discrete."""
         if self.conditioner.output.levels is not None:
             raise ValueError(f"conditioner: a continuous output is wanted, got {self.conditioner.output}")
         self.network = self.conditioner.clone(output=ToNormal(self.conditioner.output))
@@ -108,9 +107,8 @@ def maf(
     *,
     num_layers: int = 5,
     hidden: tuple[int, ...] = (512,),
-    output: Any = Normal(),
+    output: Any = NORMAL,
     norm: Callable[..., Any] | None = ActNorm,
-    base: nn.Module = Standard(),
     activation: Any = nn.relu,
     dtype: DTypeLike = jnp.float32,
 ) -> Flow:
@@ -122,7 +120,6 @@ def maf(
         hidden: widths of the hidden layers of each.
         output: the conditionals: `Normal()` for the paper's affine ones, a `Mixture` for its CDF.
         norm: what follows each layer: `ActNorm`, `BatchNorm` or None.
-        base: the model of the noise.
         activation: nonlinearity of the hidden units.
         dtype: dtype of the networks; parameters and variables are float32.
     """
@@ -131,7 +128,7 @@ def maf(
     layers: list[nn.Module] = []
     for i in range(num_layers):
         layers += [Autoregressive(made(ordering=orders[i % 2])), *([] if norm is None else [norm()])]
-    return Flow(Chain(tuple(layers)), base)
+    return Flow(Chain(tuple(layers)))
 
 
 def iaf(size: int, **settings: Any) -> Flow:

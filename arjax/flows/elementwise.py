@@ -23,17 +23,17 @@ class Elementwise(nn.Module):
     Attributes:
         event: shape of an event.
         output: the distribution, one of `arjax.continuous`.
-        init: initial parameters, `(key, (*event, num_params), dtype)`; a mixture wants its components told apart.
+        params_init: initial parameters; a mixture wants its components told apart.
     """
 
     event: tuple[int, ...]
     output: Any = Normal()
-    init: nn.initializers.Initializer = nn.initializers.normal(1.0)
+    params_init: nn.initializers.Initializer = nn.initializers.normal(1.0)
     conditioning: ClassVar[None] = None
 
     def setup(self):
         """Creates the parameters."""
-        self.params = self.param("params", self.init, (*self.event, self.output.num_params), jnp.float32)
+        self.params = self.param("params", self.params_init, (*self.event, self.output.num_params), jnp.float32)
 
     def forward(self, x: Array, cond: None = None, *, train: bool = False) -> tuple[Array, Float[Array, "b"]]:
         """The normal number with the same mass below it, of each variable."""
@@ -87,7 +87,7 @@ class Permutation(nn.Module):
     """The variables of an event in another order.
 
     Attributes:
-        ranks: the place of each variable in it, flattened (see `arjax.orderings`); one that holds each of `0..n-1`.
+        ranks: the place of each variable in it, flattened (see `arjax.orderings`): each of `0..n-1` once.
     """
 
     ranks: tuple[int, ...]
@@ -131,6 +131,45 @@ class ActNorm(nn.Module):
         """Channels moved and scaled back."""
         log_scale, bias = self._parameters(z)
         return Drawn((z - bias) * jnp.exp(-log_scale), _of_all(log_scale, z))
+
+
+class BatchNorm(nn.Module):
+    """`(x - mean) / sqrt(variance + 1e-5) * exp(log_scale) + bias` (MAF, section 3.5; Dinh et al., section 3.7).
+
+    Each channel, the last axis, by the mean and the variance of the batch in training, and elsewhere by their
+    running averages, which are parameters that `arjax.training` updates; they begin as those of the first batch.
+
+    Attributes:
+        momentum: what a running average keeps at each step.
+    """
+
+    momentum: float = 0.95
+    conditioning: ClassVar[None] = None
+
+    @nn.compact
+    def _parameters(self, x: Array, train: bool) -> tuple[Array, ...]:
+        shape, axes = x.shape[-1:], tuple(range(x.ndim - 1))
+        log_scale = self.param("log_scale", nn.initializers.zeros, shape, jnp.float32)
+        bias = self.param("bias", nn.initializers.zeros, shape, jnp.float32)
+        own = {"mean": x.mean(axes), "variance": x.var(axes)}
+        running = {name: self.param(name, lambda _, name=name: own[name]) for name in own}
+        if train and self.is_mutable_collection("averages"):
+            for name, value in own.items():
+                average = self.momentum * running[name] + (1 - self.momentum) * value
+                self.put_variable("averages", name, jax.lax.stop_gradient(average))
+        used = own if train else running
+        log_scale = log_scale - 0.5 * jnp.log(jnp.maximum(used["variance"], 0) + 1e-5)
+        return tuple(part.reshape((1,) * (x.ndim - 1) + (-1,)) for part in (used["mean"], log_scale, bias))
+
+    def forward(self, x: Array, cond: None = None, *, train: bool = False) -> tuple[Array, Float[Array, "b"]]:
+        """Channels normalised."""
+        mean, log_scale, bias = self._parameters(x, train)
+        return (x - mean) * jnp.exp(log_scale) + bias, _of_all(log_scale, x)
+
+    def inverse(self, z: Array, cond: None = None, draw: Draw = CACHED) -> Drawn:
+        """By the running averages."""
+        mean, log_scale, bias = self._parameters(z, train=False)
+        return Drawn((z - bias) * jnp.exp(-log_scale) + mean, _of_all(log_scale, z))
 
 
 def _of_all(log_slope: Array, x: Array) -> Float[Array, "b"]:

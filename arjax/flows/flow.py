@@ -110,7 +110,7 @@ class Flow(nn.Module):
     """
 
     bijection: nn.Module
-    base: nn.Module = Standard()
+    base: Any = Standard()
 
     @property
     def output(self) -> Any:

@@ -66,12 +66,14 @@ class Embedding(nn.Module):
         init = nn.initializers.normal(1.0)
         table = self.param("embedding", init, (self.levels, self.features), jnp.float32).astype(self.dtype)
 
+        levels = self.levels
+
         def rows(x: Array) -> Array:
-            index = jnp.where(x < 0, self.levels, x).astype(jnp.int32)
+            index = jnp.where(x < 0, levels, x).astype(jnp.int32)
             return jnp.take(table, index, axis=0, mode="fill", fill_value=0)
 
         if jnp.issubdtype(x.dtype, jnp.integer):
-            return _of_levels(rows(x), x[..., None], self.levels)
+            return _of_levels(rows(x), x[..., None], levels)
         part = (x - jnp.floor(x))[..., None].astype(self.dtype)
         return rows(jnp.floor(x)) * (1 - part) + rows(jnp.floor(x) + 1) * part
 
