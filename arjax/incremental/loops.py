@@ -152,7 +152,11 @@ class Stepper:
         self.wanted = [level.outs[i] for i in wanted]
         handed = [node for out in self.wanted if isinstance(out, Tracked) for node in out.pieces]
         self.memories: list[Memory] = level.carried([*self.targets, *handed])
-        self.after = [*(dep for m in self.memories for dep in m.new.deps), *handed]
+        news = [m.new for m in self.memories]
+        self.after = [
+            *(n for new in news for n in ([new] if any(d.many for d in new.deps) else new.deps)),
+            *handed,
+        ]
 
     def initial(self) -> list[Any]:
         """The carry before the first step."""
@@ -233,17 +237,18 @@ def inner_loop(
 ) -> tuple[Array, Any]:
     """One position, by the loops over the other `axes`.
 
-    Of what depends on it and is needed `after` it, what the parameters need as well is handed out by these loops;
-    the rest is computed of the whole position once that is known.
+    Of what depends on it and is needed `after` it, what the parameters need as well (or what comes with it, such
+    as the cell of an LSTM) is handed out by these loops; the rest is computed of the whole position once that is
+    known.
     """
     demand = demanded(after, memo)
     roots = {d for n in demand if n.last > p for d in n.deps if d.last == p}
     roots |= {n for n in after if n.last == p and n not in memo}
     roots -= {source}
-    needed = [n for n in demanded([target], memo) if n.last == p]
+    needed = {n for n in demanded([target], memo) if n.last == p}
     compute([d for n in needed for d in n.deps if d.last < p] if needed else [target], memo)
-    later = set(demanded(roots, memo))
-    arrays = [n for n in needed if n in later and n is not source and not n.many]
+    later = [n for n in demanded(roots, memo) if n.last == p and n is not source and not n.many]
+    arrays = [n for n in later if n in needed or any(d.many and d in needed for d in n.deps)]
 
     def position(x: Array) -> list[Array]:
         return compute([target, *arrays], {**memo, source: x})
