@@ -19,6 +19,9 @@ FEW = 4
 Draw = Callable[[Array, Any], tuple[Array, Any]]
 """`draw(params, plan) -> (x, kept)`: values of some positions, and arrays of their shape to hand out."""
 
+DrawRow = Callable[[Callable[[Array], tuple[Array, Any]], Any], tuple[Array, Any, Any]]
+"""`draw_row(function, plan) -> (x, kept, beside)` of a whole row, of which `function(x) -> (params, beside)`."""
+
 
 class NotCausal(ValueError):
     """A conditional depends on its own position or on later ones, or it cannot be proved that it does not."""
@@ -134,9 +137,9 @@ def sampled(
 class Context:
     """What the levels of one function share."""
 
-    def __init__(self, assume_causal: bool, of_part: Sequence[Any] = ()):
-        """`of_part` are constants of the present part of a stream."""
-        self.facts, self.assume_causal = Facts(of_part), assume_causal
+    def __init__(self, assume_causal: bool, of_part: Sequence[Any] = (), draw_row: DrawRow | None = None):
+        """`of_part` are constants of the present part of a stream; `draw_row` draws rows instead of a loop."""
+        self.facts, self.assume_causal, self.draw_row = Facts(of_part), assume_causal, draw_row
 
 
 class Stepper:
@@ -253,7 +256,17 @@ def inner_loop(
     def position(x: Array) -> list[Array]:
         return compute([target, *arrays], {**memo, source: x})
 
+    def row(x: Array) -> tuple[Array, list[Array]]:
+        params, *beside = position(x)
+        return params, beside
+
     level = interpreted(position, part, axes, context.facts, context.assume_causal)
+    if context.draw_row:
+        x, kept, values = context.draw_row(row, plan)
+        memo[source] = x.astype(part.dtype)
+        memo.update(zip(arrays, values, strict=True))
+        compute(roots, memo)
+        return x, kept
     outs = dict(zip(arrays, enumerate(level.outs[1:], 1), strict=True))
     wanted: list[int] = []
     todo, seen = list(roots), set[Node]()
@@ -312,9 +325,19 @@ def check_causal(function: Callable[[Array], Any], example: Any, *, assume_causa
     jax.eval_shape(lambda x: sample(function, example, draw, x, assume_causal), example)
 
 
-def sample(function: Any, example: Any, draw: Draw, plan: Any, assume_causal: bool = False) -> Any:
-    """What `draw` hands out for all positions of `example`'s shape, whose parameters are `function(x)`."""
-    context, axes = Context(assume_causal), axes_of(example.shape)
+def sample(
+    function: Any,
+    example: Any,
+    draw: Draw,
+    plan: Any,
+    assume_causal: bool = False,
+    draw_row: DrawRow | None = None,
+) -> Any:
+    """What `draw` hands out for all positions of `example`'s shape, whose parameters are `function(x)`.
+
+    With `draw_row` the rows of an image, all positions of each, are what that hands out.
+    """
+    context, axes = Context(assume_causal, draw_row=draw_row), axes_of(example.shape)
     if len(axes) > 1 and example.shape[axes[-1]] == 1:
         axes = axes[:-1]
     level = interpreted(function, example, axes, context.facts, assume_causal)
