@@ -135,6 +135,11 @@ def test_samplers_agree(name):
     cached, cached_log_prob = draw(method="cached")
     fixed, fixed_log_prob, iterations = draw(method="fixed_point", return_iterations=True)
     chex.assert_trees_all_equal(naive, cached, fixed)
+    if x.ndim == 4 and name in DERIVED and not hasattr(model, "ranks"):
+        by_rows, *rows_log_prob, passes = draw(method="rows", return_iterations=True)
+        chex.assert_trees_all_equal(naive, by_rows)
+        log_probs += rows_log_prob
+        assert x.shape[1] <= passes <= x.shape[1] * (math.prod(x.shape[2:]) + 1)
     assert naive.dtype == jnp.int32
     assert 1 <= iterations <= math.prod(x.shape[1:]) + 1
     given_back, conditionals = quantile_and_log_prob(
