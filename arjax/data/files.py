@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Int, Integer, UInt8
+from jaxtyping import Int, Num, UInt8
 
 from arjax.data.splits import own_splits
 from arjax.extras import require
@@ -91,7 +91,7 @@ def read_npz(path: Path) -> dict[str, Num[np.ndarray, "..."]]:
     """Reads the arrays of an npz file.
 
     Raises:
-        ValueError: The file is truncated, damaged, not an npz file, or holds anything but integers or real numbers.
+        ValueError: The file is truncated, damaged, not an npz file, or holds anything but integers and floats.
     """
     with path.open("rb") as file:
         try:

@@ -52,8 +52,8 @@ def load(
               that may hold classes. After one fixed permutation, what has no splits is divided 8:1:1 and what has
               no validation split 9:1.
 
-            Levels that are not stated are None, for real numbers, where all arrays are of floats, 2 where all values
-            of all splits are 0 or 1, else 256.
+            Levels that are not stated are None, for real numbers, where all arrays are of floats, 2 where all
+            values of all splits are 0 or 1, else 256.
         split: `"train"`, `"valid"` or `"test"`. Here and wherever data name their splits, `"val"`, `"validation"`
             and `"dev"` are other names of `"valid"`, `"training"` and `"testing"` of the others.
         data_dir: The folder of the files, or of a subfolder of that name; by default `$ARJAX_DATA_DIR`.
