@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from arjax import sample_from_noise
-from benchmarks import attention, common, image_models, sampling, training, wavenet
+from benchmarks import attention, common, flows, image_models, sampling, training, wavenet
 
 ROW = {
     *("model", "batch", "method", "seconds", "compile_seconds", "over_naive", "over_forward"),
@@ -124,6 +124,26 @@ def test_attention(capsys, tmp_path, monkeypatch):
     assert rows[0]["attention"] == 0
     assert all(row["seconds_per_step"] > 0 for row in rows)
     assert picture.stat().st_size > 1000
+
+
+def test_flows(capsys, monkeypatch):
+    """Without the peer; of TarFlow the naive sampler beside the cached one."""
+    own = flows.own_programs
+    monkeypatch.setattr(flows, "peer_programs", own)
+    monkeypatch.setattr(flows, "LAYERS", 1)
+    monkeypatch.setattr(flows, "IMAGE", (8, 8, 1))
+    argv = ["--sizes", "6", "--hidden", "8", "--batches", "2", "--tarflow-batches", "2", "--features", "8"]
+    flows.main([*argv, "--seconds", "0"])
+    *table, last = capsys.readouterr().out.splitlines()
+    rows = json.loads(last)["rows"]
+    assert [row["what"] for row in rows] == ["sample", "density", "train", "forward", "cached", "naive*"]
+    assert len(table) == 1 + len(rows)
+    for row in rows:
+        peer, forward = row["peer_seconds"], rows[3]["seconds"]
+        if row["model"] == "maf":
+            assert row["ratio"] == pytest.approx(peer / row["seconds"])
+        else:
+            assert row["over_forward"] == pytest.approx(row["seconds"] / forward)
 
 
 def test_image_models(capsys, monkeypatch):

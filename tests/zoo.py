@@ -280,15 +280,19 @@ CONTINUOUS = {
 """The same for models of real numbers that are one pass of conditionals."""
 
 FLOWS = {
-    "maf": lambda: (maf(5, num_layers=3, hidden=(16,)), floats(4, 5), None),
-    "maf_batch_norm": lambda: (maf(5, num_layers=2, hidden=(16, 16), norm=BatchNorm), floats(4, 5), None),
+    "maf": lambda: (maf((5,), num_layers=3, hidden=(16,)), floats(4, 5), None),
+    "maf_batch_norm": lambda: (maf((5,), num_layers=2, hidden=(16, 16), norm=BatchNorm), floats(4, 5), None),
     "maf_mog": lambda: (
-        Flow(maf(5, num_layers=2, hidden=(16,)).bijection, MADE((5,), Mixture(Normal(), 2), (16,))),
+        Flow(maf((5,), num_layers=2, hidden=(16,)).bijection, MADE((5,), Mixture(Normal(), 2), (16,))),
         floats(4, 5),
         None,
     ),
-    "maf_mixture": lambda: (maf(3, num_layers=2, hidden=(12,), output=Mixture(Normal(), 2)), floats(4, 3), None),
-    "iaf": lambda: (iaf(4, num_layers=2, hidden=(12,)), floats(4, 4), None),
+    "maf_mixture": lambda: (
+        maf((3,), num_layers=2, hidden=(12,), output=Mixture(Normal(), 2)),
+        floats(4, 3),
+        None,
+    ),
+    "iaf": lambda: (iaf((4,), num_layers=2, hidden=(12,)), floats(4, 4), None),
     "elementwise": lambda: (
         Flow(Chain((Permutation((2, 0, 1)), Elementwise((3,), Mixture(Logistic(), 3)), Elementwise((3,))))),
         floats(4, 3),
@@ -311,7 +315,7 @@ FLOWS = {
 
 DEQUANTISED = {
     "dequantised_maf": lambda: (
-        Dequantised(Flow(Chain((Logit(5), *maf(6, num_layers=1, hidden=(16,)).bijection.layers))), 5),
+        Dequantised(Flow(Chain((Logit(5), *maf((6,), num_layers=1, hidden=(16,)).bijection.layers))), 5),
         integers(5, 4, 6),
         None,
     ),

@@ -12,6 +12,7 @@ parameters where the paper's code has log-precisions; IAF's gated update (its eq
 """
 
 import dataclasses
+import math
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -103,7 +104,7 @@ class Autoregressive(nn.Module):
 
 
 def maf(
-    size: int,
+    event: tuple[int, ...],
     *,
     num_layers: int = 5,
     hidden: tuple[int, ...] = (512,),
@@ -112,10 +113,10 @@ def maf(
     activation: Any = nn.relu,
     dtype: DTypeLike = jnp.float32,
 ) -> Flow:
-    """A masked autoregressive flow of vectors `Float[b, size]`.
+    """A masked autoregressive flow of events of any shape, `Float[b, *event]`.
 
     Args:
-        size: number of variables D.
+        event: shape of an event, such as `(D,)`.
         num_layers: layers, in alternating orders.
         hidden: widths of the hidden layers of each.
         output: the conditionals: `Normal()` for the paper's affine ones, a `Mixture` for its CDF.
@@ -123,15 +124,15 @@ def maf(
         activation: nonlinearity of the hidden units.
         dtype: dtype of the networks; parameters and variables are float32.
     """
-    orders = [tuple(range(size)), tuple(reversed(range(size)))]
-    made = partial(MADE, (size,), output, hidden, activation=activation, dtype=dtype)
+    orders = [None, tuple(reversed(range(math.prod(event))))]
+    made = partial(MADE, event, output, hidden, activation=activation, dtype=dtype)
     layers: list[nn.Module] = []
     for i in range(num_layers):
         layers += [Autoregressive(made(ordering=orders[i % 2])), *([] if norm is None else [norm()])]
     return Flow(Chain(tuple(layers)))
 
 
-def iaf(size: int, **settings: Any) -> Flow:
-    """An inverse autoregressive flow of vectors `Float[b, size]`, settings as of `maf`."""
-    flow = maf(size, **settings)
+def iaf(event: tuple[int, ...], **settings: Any) -> Flow:
+    """An inverse autoregressive flow of events of any shape, settings as of `maf`."""
+    flow = maf(event, **settings)
     return Flow(Inverse(flow.bijection), flow.base)
