@@ -7,7 +7,7 @@ flowjax's `masked_autoregressive_flow` (extra "peer") the same with its own para
 compiled, and run in turn on the same data; weights are random, each library's own. `ratio` is flowjax's seconds /
 ours.
 
-- `sample`: a batch of samples. flowjax inverts a layer by one pass for each dimension, arjax by MADE's sampler that
+- `sample`: a batch of samples. flowjax inverts a layer by one pass for each dimension, arjax by MADE's sampler, which
   computes each unit once.
 - `density`: the log-density of a batch.
 - `train`: loss, gradient and an Adam step.

@@ -61,7 +61,7 @@ def test_densities_and_tails_agree_with_scipy(distribution):
 @each(DISTRIBUTIONS)
 def test_density_integrates_to_one(distribution):
     params = random_params(distribution)[:, None]
-    x = np.linspace(-120, 120, 200_001, dtype=np.float32)[None].repeat(len(params), 0)
+    x = np.linspace(-600, 600, 400_001, dtype=np.float32)[None].repeat(len(params), 0)
     density = np.exp(np.asarray(call(distribution, "log_prob", params.repeat(x.shape[1], 1), x), np.float64))
     np.testing.assert_allclose(integrate.trapezoid(density, np.float64(x)), 1, atol=1e-4)
 
@@ -168,24 +168,21 @@ def setup(name):
 
 @pytest.mark.parametrize("name", CONTINUOUS)
 def test_samplers_agree(name):
-    """The same numbers to rounding from the same noise, which one parallel pass gives back; and evidence stays."""
+    """The same numbers to rounding from the same noise, which one parallel pass gives back; evidence stays."""
     model, variables, x, cond = setup(name)
     noise = jax.random.uniform(jax.random.key(0), x.shape)
     known = np.random.default_rng(1).random(x.shape) < 0.3
-    for evidence in (None, (x, known)):
-        draw = partial(arjax.sample_from_noise, model, variables, noise, cond, evidence=evidence)
-        (naive, log_prob), *others = (draw(method=method, return_log_prob=True) for method in METHODS)
-        assert naive.dtype == jnp.float32
-        for other in others:
-            chex.assert_trees_all_close(other, (naive, log_prob), rtol=1e-3, atol=1e-3)
-        params = apply(model, variables, naive, cond)
-        given_back = np.asarray(model.output.quantile(params, noise))
-        conditionals = np.asarray(model.output.log_prob(params, naive))
-        drawn = np.ones(x.shape, bool) if evidence is None else ~known
-        np.testing.assert_allclose(given_back[drawn], np.asarray(naive)[drawn], rtol=1e-3, atol=1e-3)
-        np.testing.assert_array_equal(np.asarray(naive)[~drawn], x[~drawn])
-        total = np.where(drawn, conditionals, 0).sum(tuple(range(1, x.ndim)))
-        np.testing.assert_allclose(log_prob, total, rtol=1e-4, atol=1e-3)
+    draw = partial(arjax.sample_from_noise, model, variables, noise, cond, evidence=(x, known))
+    (naive, log_prob), *others = (draw(method=method, return_log_prob=True) for method in METHODS)
+    assert naive.dtype == jnp.float32
+    for other in others:
+        chex.assert_trees_all_close(other, (naive, log_prob), rtol=1e-3, atol=1e-3)
+    params = apply(model, variables, naive, cond)
+    given_back = call(model.output, "quantile", params, noise)
+    np.testing.assert_allclose(naive, np.where(known, x, given_back), rtol=1e-3, atol=1e-3)
+    np.testing.assert_array_equal(np.asarray(naive)[known], x[known])
+    conditionals = np.where(known, 0, call(model.output, "log_prob", params, naive))
+    np.testing.assert_allclose(log_prob, conditionals.sum(tuple(range(1, x.ndim))), rtol=1e-4, atol=1e-3)
 
 
 @pytest.mark.parametrize("name", [name for name in CONTINUOUS if "made" not in name])

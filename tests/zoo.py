@@ -253,11 +253,6 @@ ZOO = {
 }
 
 CONTINUOUS = {
-    "made_normal": lambda: (
-        MADE((2, 3), Normal(), (20,), direct=True, ordering=(4, 1, 0, 5, 2, 3)),
-        floats(4, 2, 3),
-        None,
-    ),
     "made_mog": lambda: (MADE((5,), Mixture(Normal(), 3), hidden=(20, 20)), floats(4, 5), None),
     "lstm_mixture": lambda: (RNN(Mixture(Normal(), 2), features=8), floats(4, 6), None),
     "temporal_conv_logistic": lambda: (
