@@ -7,8 +7,8 @@ flowjax's `masked_autoregressive_flow` (extra "peer") the same with its own para
 compiled, and run in turn on the same data; weights are random, each library's own. `ratio` is flowjax's seconds /
 ours.
 
-- `sample`: a batch of samples. flowjax inverts a layer by one pass for each dimension, arjax by MADE's sampler, which
-  computes each unit once.
+- `sample`: a batch of samples. flowjax inverts a layer by one pass for each dimension, arjax by MADE's sampler,
+  which computes each unit once.
 - `density`: the log-density of a batch.
 - `train`: loss, gradient and an Adam step.
 
@@ -146,7 +146,8 @@ def peer_programs(size: int, batch: int, hidden: int) -> dict[str, Any]:
 
     def train() -> Any:
         nonlocal state
-        *state, nats = step(*state)
+        params, opt_state, nats = step(*state)
+        state = params, opt_state
         return state, nats
 
     return {

@@ -20,7 +20,7 @@ import tyro
 from sklearn.datasets import load_sample_images
 from sklearn.mixture import GaussianMixture
 
-from arjax import data, training
+from arjax import data, plotting, training
 from arjax.continuous import Mixture, Normal
 from arjax.data import Dataset
 from arjax.flows import maf, real_nvp_of_vectors
@@ -33,7 +33,7 @@ class Config:
     """Settings of a run."""
 
     directory: Path = Path("runs/flows_tabular")
-    """Where checkpoints and metrics go."""
+    """Where checkpoints, metrics and curves go."""
     data: Path | None = None
     """An npz file of real numbers `x`, or of `x_train`, `x_valid` and `x_test`; None for patches."""
     hidden: tuple[int, ...] = (128, 128)
@@ -88,6 +88,7 @@ def main(config: Config) -> dict[str, float]:
             seed=config.seed,
         )
         nats[name] = common.test_nats(model, {"params": state.ema_params}, test)
+        plotting.curves(history, folder / "curves.png", ("Gaussian mixture", nats["Gaussian mixture (EM)"]))
     print(f"\n{'test set':32}{'mean log-likelihood, nats':>28}")
     for name, value in nats.items():
         print(f"{name:32}{-value:28.3f}")
