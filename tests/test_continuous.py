@@ -17,7 +17,7 @@ import arjax
 from arjax import training
 from arjax.continuous import LEAST, Logistic, Mixture, Normal
 from arjax.data import Dataset
-from arjax.models import MADE, RNN, WaveNet
+from arjax.models import MADE, RNN, Transformer, WaveNet
 
 DISTRIBUTIONS = [Normal(), Logistic(), Mixture(Normal(), 3), Mixture(Logistic(), 2)]
 each = functools.partial(pytest.mark.parametrize, "distribution", ids=str)
@@ -190,6 +190,14 @@ def test_stepped_params(name):
     model, variables, x, cond = setup(name)
     stepped = stepped_params(model, variables, x, cond)
     chex.assert_trees_all_close(stepped, apply(model, variables, x, cond), atol=1e-5)
+
+
+def test_channels_of_a_position_are_drawn_at_once():
+    """They are independent given the positions before: one loop over positions, none over channels."""
+    model = Transformer((4, 5), Normal(), 5, features=8, num_layers=1, num_heads=2)
+    x = np.zeros((2, 4, 5), np.float32)
+    jaxpr = jax.make_jaxpr(partial(arjax.sample_from_noise, model, random_variables(model, x)))(x)
+    assert str(jaxpr).count("scan[") == 1
 
 
 @pytest.mark.parametrize("name", ["lstm_mixture", "temporal_conv_logistic"])

@@ -145,7 +145,7 @@ def test_jacobians_are_triangular():
         own = np.array(layer.conditioner.ordering or range(5))
         later = own[:, None] < own
         assert (found[:, later] == 0).all()
-        assert (found[:, ~later] != 0).all()
+        assert (found != 0).any(0)[~later].all()
     coupling = Flow(Coupling(Perceptron((8,)), "checkerboard"))
     found = jacobians(coupling, random_variables(coupling, x), x, None)
     kept = np.arange(5) % 2 == 1
