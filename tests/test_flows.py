@@ -106,7 +106,7 @@ def test_samplers_agree(name):
         assert ((naive >= 0) & (naive < model.levels)).all()
 
 
-@pytest.mark.parametrize("name", ["maf", "maf_mixture", "iaf", "real_nvp", "tarflow"])
+@pytest.mark.parametrize("name", ["maf", "iaf", "real_nvp_of_vectors", "tarflow"])
 def test_samples_follow_the_density(name):
     """The mean log-density of samples is minus the base's entropy and the mean of the log-determinant."""
     model, variables, x, cond = setup(name)
@@ -171,7 +171,7 @@ def test_gradients_and_batches(name):
     chex.assert_trees_all_close(jax.vmap(one)(x, cond), log_probs, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("name", [*FLOWS, *DEQUANTISED])
+@pytest.mark.parametrize("name", ["maf_batch_norm", "iaf", "real_nvp", "tarflow", "dequantised_maf"])
 def test_training_lowers_the_loss(name):
     model, x, cond = ALL[name]()
     batch = {"x": x} if cond is None else {"x": x, "cond": cond}

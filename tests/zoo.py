@@ -283,7 +283,7 @@ FLOWS = {
         None,
     ),
     "maf_mixture": lambda: (
-        maf((3,), num_layers=2, hidden=(12,), output=Mixture(Normal(), 2)),
+        maf((3,), num_layers=1, hidden=(12,), output=Mixture(Normal(), 2)),
         floats(4, 3),
         None,
     ),
