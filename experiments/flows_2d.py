@@ -84,7 +84,7 @@ SETS: dict[str, Callable[[np.random.Generator, int], np.ndarray]] = {
 def main(config: Config) -> dict[str, dict[str, float]]:
     """Trains, scores and draws. Returns test nats by model, of each set."""
     config = common.shrunk(
-        config, draws=400, steps=4, batch_size=50, hidden=(8,), num_layers=2, sets=("gaussians",)
+        config, draws=400, steps=4, batch_size=50, hidden=(8,), num_layers=1, sets=("gaussians",)
     )
     flows = {
         "maf": maf((2,), num_layers=config.num_layers, hidden=config.hidden),
