@@ -615,6 +615,8 @@ def test_missing_or_surplus_cond(name):
     wrong = np.zeros(len(x), np.int32) if cond is None else None
     refused("cond", arjax.log_prob, model, variables, x, wrong)
     refused("cond", arjax.sample_from_noise, model, variables, noise_for(model, x.shape, 0), wrong)
+    top = model.output.levels - 1
+    refused(f"x: integers 0..{top} are wanted, got values", arjax.log_prob, model, variables, x + 1 + top, cond)
     if cond is not None:
         refused("cond: labels 0..4 are wanted", arjax.log_prob, model, variables, x, cond + 3)
 
