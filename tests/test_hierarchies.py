@@ -595,6 +595,11 @@ def test_contexts_that_do_not_fit():
     refused(of_wrong_size, score, Auxiliary((gray,), (base, of_map(Bernoulli(), 2, 4)), (context(),)), even)
     wanted = "cond: floats of shape (batch, 2, 3, 6) are wanted, got float32 (8, 2, 2, 6)"
     refused(wanted, score, Subscale((2, 2, 1), of_map(Bernoulli(), 2, 3), context()), even)
+    lower = Subscale((2, 2, 1), of_map(Bernoulli(), 2, 2), context(), conditioning=Map(2, 4, 6))
+    small = np.zeros((2, 2, 4, 6), np.float32)
+    refused("cond: features of the places (4, 4) are wanted, got (2, 4)", score, lower, even, small)
+    whole = Subscale((1, 1, 1), of_map(Bernoulli(), 4, 4), context())
+    refused("factors of 2 slices or more are wanted, got (1, 1, 1)", score, whole, even)
     refused(
         "1 views want 2 models and 1 contexts, got 1 and 1", score, Auxiliary((gray,), (base,), (context(),)), even
     )
