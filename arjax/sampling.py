@@ -119,6 +119,12 @@ def sample_from_noise(
 
 @partial(jax.jit, static_argnames=("model", "method", "with_log_probs", "assume_causal"))
 def _sample(model, variables, plan, cond, temperature, top_p, method, with_log_probs=False, assume_causal=False):
+    draw = Draw(model.output, temperature, top_p, with_log_probs)
+    return drawn(model, variables, plan, cond, draw, method, assume_causal).summed()
+
+
+def drawn(model, variables, plan, cond, draw, method="cached", assume_causal=False):
+    """What `draw`, a `Draw`, makes of all positions of `plan`, by one of the methods."""
     options = {"assume_causal": True} if assume_causal and method == "cached" else {}
 
     def sampler(model, variables, plan, cond, draw):
@@ -129,8 +135,7 @@ def _sample(model, variables, plan, cond, temperature, top_p, method, with_log_p
         jax.eval_shape(partial(forward, model), variables, x, cond)
         return _METHODS[method](model, variables, plan, cond, draw, **options)
 
-    draw = Draw(model.output, temperature, top_p, with_log_probs, sampler)
-    return sampler(model, variables, plan, cond, draw).summed()
+    return sampler(model, variables, plan, cond, draw._replace(sampler=sampler))
 
 
 def _naive(model, variables, plan, cond, draw, steps=None):
