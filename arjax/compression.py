@@ -87,7 +87,7 @@ def compress(
     coder = _Encoder()
     lanes = min(lanes, len(x))
     _run(model, variables, x, cond, lanes, coder, progress)
-    header = _Header(model.output.levels, lanes, zlib.crc32(x.tobytes()), *_own(model, variables, cond))
+    header = _Header(model.output.levels, lanes, zlib.crc32(x.tobytes()), **_own(model, variables, cond))
     return _packed(header, x.shape, coder.words())
 
 
@@ -100,14 +100,13 @@ def decompress(model: Any, variables: Any, data: bytes, cond: Any = None, *, pro
         ImportError: the extra `compression` is missing.
     """
     model = _checked(model)
-    header, shape, words = _unpacked(data)
-    cond = check_cond(model, cond, shape[0])
-    names = "parameters", "model", "cond", "platform"
-    for name, held, own in zip(names, header[3:], _own(model, variables, cond), strict=True):
-        if held != own:
-            raise ValueError(f"the file was written with {name} {_text(held)}, wanted {name} {_text(own)} as here")
+    header, size, words = _unpacked(data)
+    cond = check_cond(model, cond, size[0])
+    for name, here in _own(model, variables, cond).items():
+        if (held := getattr(header, name)) != here:
+            raise ValueError(f"the file was written with {name} {held}, wanted {name} {here} as here")
     coder = _Decoder(words)
-    x = _run(model, variables, np.zeros(shape, np.int32), cond, header.lanes, coder, progress)
+    x = _run(model, variables, np.zeros(size, np.int32), cond, header.lanes, coder, progress)
     if (content := zlib.crc32(x.tobytes())) != header.content:
         raise ValueError(
             f"the data that came out have the CRC {content:08x}, wanted {header.content:08x} as went in: "
@@ -121,23 +120,29 @@ def payload_bits(data: bytes) -> int:
     return 32 * len(_unpacked(data)[2])
 
 
+def shape(data: bytes) -> tuple[int, ...]:
+    """The shape of the data in a file, `(batch, *event)`; raises as `decompress`."""
+    return _unpacked(data)[1]
+
+
 class _Header(NamedTuple):
     levels: int
     lanes: int
     content: int
-    parameters: bytes
-    description: bytes
-    cond: bytes
-    place: str
+    parameters: str
+    model: str
+    cond: str
+    platform: str
 
 
 _FIXED = struct.Struct("<III8s8s8sB")
 
 
-def _packed(header: _Header, shape: tuple[int, ...], words: np.ndarray) -> bytes:
-    place = header.place.encode()
-    body = _FIXED.pack(*header[:-1], len(place)) + place
-    body += struct.pack(f"<B{len(shape)}I", len(shape), *shape) + words.astype("<u4").tobytes()
+def _packed(header: _Header, size: tuple[int, ...], words: np.ndarray) -> bytes:
+    place = header.platform.encode()
+    digests = (bytes.fromhex(digest) for digest in header[3:6])
+    body = _FIXED.pack(*header[:3], *digests, len(place)) + place
+    body += struct.pack(f"<B{len(size)}I", len(size), *size) + words.astype("<u4").tobytes()
     return MAGIC + struct.pack("<BI", VERSION, zlib.crc32(body)) + body
 
 
@@ -159,32 +164,33 @@ def _unpacked(data: bytes) -> tuple[_Header, tuple[int, ...], np.ndarray]:
         raise ValueError(
             f"the file is damaged: its content has the CRC {found:08x}, wanted {checksum:08x} as written"
         )
-    *fields, length = _FIXED.unpack_from(body)
+    levels, lanes, content, parameters, own, cond, length = _FIXED.unpack_from(body)
     place, rest = body[_FIXED.size : _FIXED.size + length].decode(), body[_FIXED.size + length :]
-    shape = struct.unpack_from(f"<{rest[0]}I", rest, 1)
-    return _Header(*fields, place), shape, np.frombuffer(rest[1 + 4 * rest[0] :], "<u4").astype(np.uint32)
+    size = struct.unpack_from(f"<{rest[0]}I", rest, 1)
+    header = _Header(levels, lanes, content, parameters.hex(), own.hex(), cond.hex(), place)
+    return header, size, np.frombuffer(rest[1 + 4 * rest[0] :], "<u4").astype(np.uint32)
 
 
-def _own(model: Any, variables: Any, cond: Any) -> tuple[bytes, bytes, bytes, str]:
-    """What has to be the same on both sides, in the order of the header."""
+def _own(model: Any, variables: Any, cond: Any) -> dict[str, str]:
+    """What has to be the same where a file is written and where it is read."""
     device = jax.devices()[0]
-    place = f"{device.platform} {device.device_kind} {platform.machine()} jax {jax.__version__}"
     description = json.dumps(describe(model), sort_keys=True).encode()
-    return _digest(variables), hashlib.sha256(description).digest()[:8], _digest(cond), place
+    return {
+        "parameters": _digest(variables),
+        "model": hashlib.sha256(description).hexdigest()[:16],
+        "cond": _digest(cond),
+        "platform": f"{device.platform} {device.device_kind} {platform.machine()} jax {jax.__version__}",
+    }
 
 
-def _digest(tree: Any) -> bytes:
+def _digest(tree: Any) -> str:
     """Of the paths, the dtypes, the shapes and the values of all arrays."""
     digest = hashlib.sha256()
     for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
         array = np.asarray(leaf)
         name = jax.tree_util.keystr(path, simple=True, separator="/")
         digest.update(f"{name} {array.dtype.name} {array.shape};".encode() + array.tobytes())
-    return digest.digest()[:8]
-
-
-def _text(value: bytes | str) -> str:
-    return value.hex() if isinstance(value, bytes) else value
+    return digest.hexdigest()[:16]
 
 
 def _checked(model: Any) -> Any:
@@ -200,12 +206,16 @@ def _checked(model: Any) -> Any:
 
 
 class _Coder:
-    """Codes levels or digits: `code(digits, probabilities)` of shapes `(n,)` and `(n, values)`."""
+    """A stream of levels or digits."""
 
     def __init__(self):
         self.stream = require("constriction", "compression").stream
         self.family = self.stream.model.Categorical(perfect=False)
         self.error: Exception | None = None
+
+    def code(self, digits: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
+        """The digits `(n,)` that were written or are read, given the probabilities `(n, values)` of each."""
+        raise TypeError("an encoder or a decoder is wanted")
 
     def check(self) -> None:
         """Raises `ValueError` if the stream refused something."""

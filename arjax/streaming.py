@@ -184,7 +184,7 @@ def hop_and_past(model: Any) -> tuple[int, int]:
     return getattr(conditioning, "hop", 1), getattr(conditioning, "past", 0)
 
 
-def is_series(leaf: Array) -> bool:
+def is_series(leaf: Any) -> bool:
     """Whether a part of `cond` has a frame for some positions each."""
     return leaf.ndim > 2
 
