@@ -1,6 +1,7 @@
 """What the experiments share: data shrunk for a smoke run, scores on the test set, pictures of samples."""
 
 import dataclasses
+import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,7 +13,7 @@ from tqdm import tqdm
 
 import arjax
 from arjax import data, plotting, training
-from arjax.data import Dataset, Sequences, Windows
+from arjax.data import Bytes, Dataset, Sequences, Vocabulary, Windows
 from arjax.layers.conditioning import num_classes
 from arjax.likelihood import nats_to_bits_per_dim
 from arjax.models import histogram
@@ -179,8 +180,23 @@ def one_of_each(dataset: Dataset) -> Dataset:
 
 
 def shrunk(config: Any, **changes: Any) -> Any:
-    """The configuration of a smoke run, in a folder of its own."""
-    return dataclasses.replace(config, directory=config.directory / "smoke", **changes) if config.smoke else config
+    """The configuration of a run: of a smoke run with `changes`, in a folder of its own.
+
+    It is kept in that folder, as settings.json.
+    """
+    if config.smoke:
+        config = dataclasses.replace(config, directory=config.directory / "smoke", **changes)
+    config.directory.mkdir(parents=True, exist_ok=True)
+    settings = {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
+    text = json.dumps(settings, indent=2, default=str)
+    (config.directory / "settings.json").write_text(text + "\n")
+    return config
+
+
+def keep_vocabulary(directory: Path, vocabulary: Vocabulary | Bytes) -> None:
+    """Writes vocabulary.json, by which `experiments.use` knows the characters of a run."""
+    if isinstance(vocabulary, Vocabulary):
+        (directory / "vocabulary.json").write_text(json.dumps(vocabulary.symbols))
 
 
 def report_positions(
