@@ -58,7 +58,7 @@ class Patches(nn.Module):
 
 
 def tarflow(
-    event: tuple[int, int, int],
+    event: tuple[int, ...],
     *,
     patch: int = 4,
     features: int = 128,
