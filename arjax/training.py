@@ -244,6 +244,7 @@ def fit(
     state, history = checkpoints.restore(directory, like, model) if resume else (create(), [])
     _write_lines(directory / "metrics.jsonl", history)
 
+    about = {"name": train.name, "event": train.event, "levels": train.levels}
     step = int(state.step)
     stream = with_cond(batches(train, batch_size, seed=seed, step=step), conditional)
     if resume and progress:
@@ -275,7 +276,7 @@ def fit(
                 }
                 losses.clear()
                 history.append(line)
-                checkpoints.save(directory, state, history, model)
+                checkpoints.save(directory, state, history, model, about)
                 _write_lines(directory / "metrics.jsonl", history)
                 if progress:
                     (bar.write if bar else print)("  ".join(f"{k} {v:.6g}" for k, v in line.items()))

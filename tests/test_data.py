@@ -739,5 +739,5 @@ def test_real_files(name):
 
 
 def test_every_file_set_has_a_real_check():
-    in_colour = {"cifar10", "cifar10_partial", "coloured_digits", "coloured_mnist"}  # test_colour_data.py
-    assert set(SETS) <= {*REAL, "digits", *in_colour}
+    elsewhere = {"cifar10", "cifar10_partial", "coloured_digits", "coloured_mnist", "moving_digits"}
+    assert set(SETS) <= {*REAL, "digits", *elsewhere}

@@ -265,8 +265,8 @@ def context(**fields):
     return Context(6, num_blocks=1, **fields)
 
 
-def of_map(output, height, width, **fields):
-    return gated_pixelcnn(output, features=6, num_layers=2, conditioning=Map(height, width, 6), **fields)
+def of_map(output, height, width, *, features=6, **fields):
+    return gated_pixelcnn(output, features=features, num_layers=2, conditioning=Map(height, width, 6), **fields)
 
 
 def multiscale(base, **fields):
@@ -314,7 +314,7 @@ EXACT = {
         LABELS,
     ),
     "subscale_time": lambda: (
-        Subscale((1, 1, 2), of_map(Categorical(2), 2, 2, channels=2), context()),
+        Subscale((1, 1, 2), of_map(Categorical(2), 2, 2, channels=2, features=16), context()),
         integers(2, 4, 2, 2, 4),
         None,
     ),

@@ -20,6 +20,7 @@ from arjax.data.files import (
     read_sprites,
     subsets,
 )
+from arjax.data.moving import move
 from arjax.data.places import find, places, prepared, split_file, split_files, where
 from arjax.data.splits import WANTED, checked_split, divide, named_split, own_splits, share
 from arjax.extras import require
@@ -44,6 +45,8 @@ def load(
               first 3,200, the next 400, the last 400; comparable with nothing published;
             - `"coloured_digits"`, `"coloured_mnist"`: the same examples as digits and mnist in generated
               colours, 4 levels (`colour`);
+            - `"moving_digits"`: digits in 4 levels that move through 8 frames of 16x16, the channels of an image
+              (`move`);
             - `"tfds:NAME"`: features `image` and `label` of what tensorflow-datasets has prepared as
               array_record; without a validation split, the last tenth of the training split. Splits besides
               these three, such as `extra`, are left aside;
@@ -138,6 +141,10 @@ def _coloured(name: str, split: str, folders: list[Path]) -> Dataset:
     return colour(load(name.removeprefix("coloured_"), split, data_dir=folders[0] if folders else None), name)
 
 
+def _moving_digits(name: str, split: str, folders: list[Path]) -> Dataset:
+    return move(load("digits", split).quantize(4), name)
+
+
 SETS: dict[str, Callable[[str, str, list[Path]], Dataset]] = {
     "digits": _digits,
     "mnist": _mnist,
@@ -145,6 +152,7 @@ SETS: dict[str, Callable[[str, str, list[Path]], Dataset]] = {
     "cifar10": _cifar10,
     "cifar10_partial": _cifar10_partial,
     **dict.fromkeys(("coloured_digits", "coloured_mnist"), _coloured),
+    "moving_digits": _moving_digits,
 }
 HOLDOUTS = {"mnist": "10000", "binarized_mnist": "10%", "cifar10": "5000"}
 SOURCES = {
