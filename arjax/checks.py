@@ -242,11 +242,14 @@ def _got(value: Any) -> str:
     return f"{array.dtype} of {array.shape}" if hasattr(value, "dtype") or array.ndim else type(value).__name__
 
 
+def readable(array: Any) -> bool:
+    """Whether values can be read: not of what is traced or spread over several hosts."""
+    return not isinstance(array, jax.core.Tracer) and getattr(array, "is_fully_addressable", True)
+
+
 def _values(array: Any) -> np.ndarray | None:
     """The values of `array`, or None where they cannot be read."""
-    if isinstance(array, jax.core.Tracer) or not getattr(array, "is_fully_addressable", True):
-        return None
-    return np.asarray(array)
+    return np.asarray(array) if readable(array) else None
 
 
 def _is_list(node: Any) -> bool:

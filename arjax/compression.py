@@ -382,7 +382,7 @@ def _filled(array: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
 @partial(jax.jit, static_argnames="model")
 def _whole(model, variables, values, known, cond):
     plan = Plan(jnp.zeros(values.shape, jnp.float32), values, known)
-    return sampling.drawn(model, variables, plan, cond, _Coded(model.output)).values
+    return sampling.cached(model, variables, plan, cond, _Coded(model.output, sampler=sampling.cached)).values
 
 
 @partial(jax.jit, static_argnames="model")

@@ -62,10 +62,10 @@ def log_probs(model: Any, variables: Any, x: Any, cond: Any = None, *, train: bo
     return model.output.log_prob(params, x)
 
 
-def init(model: Any, key: Any, *batch: Any) -> Any:
+def init(model: Any, key: Any, *batch: Any, **options: Any) -> Any:
     """The variables a Linen module begins with; of `batch`, `x` and `cond`, what is None is left out."""
     method = "log_prob" if hasattr(model, "log_prob") else "__call__"
-    return model.init(key, *(part for part in batch if part is not None), method=method)
+    return model.init(key, *(part for part in batch if part is not None), method=method, **options)
 
 
 def _given(model: Any, function: Any, cond: Any) -> tuple[Any, ...]:

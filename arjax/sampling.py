@@ -19,7 +19,7 @@ from arjax.checks import check_cond, check_draw, check_plan, check_shape
 from arjax.drawing import Draw, Drawn, Plan, kind
 from arjax.modules import forward, hashable
 
-Method = Literal["cached", "naive", "fixed_point"]
+Method = Literal["cached", "naive", "fixed_point", "rows"]
 
 
 def sample(
@@ -81,7 +81,11 @@ def sample_from_noise(
         cond: conditioning as the model wants it, one per example.
         method: "cached" evaluates every activation once, by a sampler derived from the parallel pass (see
             `arjax.incremental`); "naive" evaluates the network anew for each dimension and is the oracle;
-            "fixed_point" draws all at once, `x <- quantile(params(x), noise)`, until no integer changes.
+            "fixed_point" draws all at once, `x <- quantile(params(x), noise)`, until no integer changes; "rows"
+            is between the last and the first: cached from row to row of an image in raster order, each row by the
+            fixed point, in a few parallel passes over it instead of a step for each of its pixels. It pays
+            where a step costs the same however little it does, on an accelerator at a small batch, and not on a
+            CPU.
         temperature: below 1 sharpens and above 1 flattens every conditional; a number or one per example.
         top_p: draw from the most probable levels alone whose probabilities sum to this, a number or one per
             example; None for all.
@@ -91,22 +95,25 @@ def sample_from_noise(
         return_log_prob: return `(sample, log_prob)`, the latter `Float[b]` in nats, found while drawing: that of
             `arjax.log_prob`, to rounding. Evidence counts nothing (it is the log-probability of what was drawn,
             given what came before), and with `temperature` or `top_p` it is under the distribution drawn from.
-        return_iterations: with "fixed_point", return `(sample, iterations)` or `(sample, log_prob, iterations)`;
-            at most dimensions + 1 iterations, the last of which only confirms.
+        return_iterations: with "fixed_point" or "rows", return `(sample, iterations)` or `(sample, log_prob,
+            iterations)`, the parallel passes that were made one after the other: over the whole event, at most
+            dimensions + 1, or over single rows, at most height * (dimensions of a row + 1). The last pass only
+            confirms.
         assume_causal: take for causal what cannot be proved to be, such as attention with a mask that is computed
             from variables.
 
     Raises:
-        NotCausal: with "cached", a conditional depends on its own dimension or on later ones, or may do so.
+        NotCausal: with "cached" or "rows", a conditional depends on its own dimension or on later ones, or may.
         ValueError: an unknown method, noise that is not of floats in [0, 1) or not of the model's event, a `cond`
             or evidence that does not fit, a temperature of 0 or less, a top_p outside of (0, 1] or for an output
-            without `nucleus`, a label the model has no class for, `return_iterations` with another method.
+            without `nucleus`, a label the model has no class for, `return_iterations` with another method, "rows"
+            without an image `(batch, height, width, channels)` in raster order.
     """
     model = hashable(model)
     if method not in list(_METHODS):
         raise ValueError(f"method is one of {', '.join(_METHODS)}, got {method!r}")
-    if return_iterations and method != "fixed_point":
-        raise ValueError(f"only method='fixed_point' counts iterations, got method={method!r}")
+    if return_iterations and method not in ("fixed_point", "rows"):
+        raise ValueError(f"only method='fixed_point' and 'rows' count iterations, got method={method!r}")
     plan = check_plan(model, noise, evidence)
     batch = len(jax.tree.leaves(plan.noise)[0])
     limits = check_draw(model.output, temperature, top_p, batch)
@@ -119,23 +126,20 @@ def sample_from_noise(
 
 @partial(jax.jit, static_argnames=("model", "method", "with_log_probs", "assume_causal"))
 def _sample(model, variables, plan, cond, temperature, top_p, method, with_log_probs=False, assume_causal=False):
-    draw = Draw(model.output, temperature, top_p, with_log_probs)
-    return drawn(model, variables, plan, cond, draw, method, assume_causal).summed()
+    options = {"assume_causal": True} if assume_causal and method in ("cached", "rows") else {}
+    sampler = partial(_by, partial(_METHODS[method], **options))
+    draw = Draw(model.output, temperature, top_p, with_log_probs, sampler)
+    return sampler(model, variables, plan, cond, draw).summed()
 
 
-def drawn(model, variables, plan, cond, draw, method="cached", assume_causal=False):
-    """What `draw`, a `Draw`, makes of all positions of `plan`, by one of the methods."""
-    options = {"assume_causal": True} if assume_causal and method == "cached" else {}
-
-    def sampler(model, variables, plan, cond, draw):
-        if hasattr(model, "log_prob"):
-            return model.apply(variables, draw, plan, cond, method="generate")
-        # Whatever the model refuses, such as an event of another shape, it refuses with every method.
-        x = jnp.zeros(plan.noise.shape, kind(model.output.levels))
-        jax.eval_shape(partial(forward, model), variables, x, cond)
-        return _METHODS[method](model, variables, plan, cond, draw, **options)
-
-    return sampler(model, variables, plan, cond, draw._replace(sampler=sampler))
+def _by(method, model, variables, plan, cond, draw):
+    """By this method, or by the model's own sampler where it is not one pass of conditionals."""
+    if hasattr(model, "log_prob"):
+        return model.apply(variables, draw, plan, cond, method="generate")
+    # Whatever the model refuses, such as an event of another shape, it refuses with every method.
+    x = jnp.zeros(plan.noise.shape, kind(model.output.levels))
+    jax.eval_shape(partial(forward, model), variables, x, cond)
+    return method(model, variables, plan, cond, draw)
 
 
 def _naive(model, variables, plan, cond, draw, steps=None):
@@ -162,19 +166,44 @@ def _order(model, variables, size):
 
 
 def _fixed_point(model, variables, plan, cond, draw):
+    drawn, _ = _converged(lambda x: (forward(model, variables, x, cond), ()), plan, draw)
+    return drawn
+
+
+def _converged(function, plan, draw):
+    """What is drawn once it no longer changes, and what `function(x) -> (params, beside)` then has beside."""
+
     def unfinished(state):
-        _, changed, _ = state
+        _, _, changed, _ = state
         return changed
 
     def body(state):
-        drawn, _, iterations = state
-        update = draw(forward(model, variables, drawn.values, cond), plan)
+        drawn, _, _, iterations = state
+        params, beside = function(drawn.values)
+        update = draw(params, plan)
         same = (update.values == drawn.values) | (jnp.isnan(update.values) & jnp.isnan(drawn.values))
-        return update, ~same.all(), iterations + 1
+        return update, beside, ~same.all(), iterations + 1
 
-    start = draw.nothing(plan.noise.shape), True, jnp.int32(0)
-    drawn, _, iterations = lax.while_loop(unfinished, body, start)
-    return drawn._replace(iterations=iterations)
+    nothing = draw.nothing(plan.noise.shape)
+    _, beside = jax.eval_shape(function, nothing.values)
+    beside = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), beside)
+    drawn, beside, _, iterations = lax.while_loop(unfinished, body, (nothing, beside, True, jnp.int32(0)))
+    return drawn._replace(iterations=iterations), beside
+
+
+def _rows(model, variables, plan, cond, draw, assume_causal=False):
+    if plan.noise.ndim != 4 or hasattr(model, "ranks") or hasattr(model, "generate"):
+        raise ValueError(
+            "method='rows' wants images (batch, height, width, channels) in raster order and no sampler of the "
+            f"model's own, got {type(model).__name__} and noise of shape {plan.noise.shape}"
+        )
+
+    def draw_row(function, plan):
+        drawn, beside = _converged(function, plan, draw)
+        return drawn.values, drawn._replace(iterations=drawn.iterations.reshape(1, 1)), beside
+
+    drawn = derived(partial(forward, model, variables, cond=cond), plan, draw, assume_causal, draw_row)
+    return drawn._replace(iterations=drawn.iterations.sum())
 
 
 def _cached(model, variables, plan, cond, draw, assume_causal=False):
@@ -199,7 +228,11 @@ def _cached(model, variables, plan, cond, draw, assume_causal=False):
     return jax.tree.map(lambda leaf: leaf[:, jnp.argsort(order)].reshape(shape), drawn)
 
 
-def derived(function: Any, plan: Plan, draw: Draw, assume_causal: bool) -> Drawn:
+cached = partial(_by, _cached)
+"""`cached(model, variables, plan, cond, draw)`: the sampler of a `Draw`, for use within a model."""
+
+
+def derived(function: Any, plan: Plan, draw: Draw, assume_causal: bool, draw_row: Any = None) -> Drawn:
     """The cached sample of the conditionals whose parameters are `function(x)`."""
 
     def kept(params: Array, plan: Plan) -> tuple[Array, Drawn]:
@@ -207,7 +240,7 @@ def derived(function: Any, plan: Plan, draw: Draw, assume_causal: bool) -> Drawn
         return drawn.values, drawn
 
     x = jax.ShapeDtypeStruct(plan.noise.shape, kind(draw.output.levels))
-    return incremental.sample(function, x, kept, plan, assume_causal)
+    return incremental.sample(function, x, kept, plan, assume_causal, draw_row)
 
 
-_METHODS = {"cached": _cached, "naive": _naive, "fixed_point": _fixed_point}
+_METHODS = {"cached": _cached, "naive": _naive, "fixed_point": _fixed_point, "rows": _rows}

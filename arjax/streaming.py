@@ -113,7 +113,7 @@ def extend(
     _check_room(state.length, state.position, plan.noise.shape[1])
     limits = check_draw(model.output, temperature, top_p, state.batch)
     state, drawn = _extend(model, variables, state, plan, cond, *limits, return_log_prob)
-    return (state, *drawn) if return_log_prob else (state, drawn.values)
+    return (state, drawn.values, drawn.log_probs) if return_log_prob else (state, drawn.values)
 
 
 @partial(jax.jit, static_argnames=("model", "length"))

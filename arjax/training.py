@@ -114,13 +114,13 @@ def _train_step(state, batch, *, model, optimizer, ema_decay):
 
     def loss(params: Any) -> tuple[Float[Array, ""], Any]:
         rngs = {"dropout": dropout, "masks": masks}
-        nats, cache = _nats(model, params, batch, state.cache, train=True, rngs=rngs)
-        return nats.mean(), cache
+        nats, *updated = _nats(model, params, batch, state.cache, train=True, rngs=rngs)
+        return nats.mean(), updated
 
-    (nats, cache), grads = jax.value_and_grad(loss, has_aux=True)(state.params)
+    (nats, (cache, averages)), grads = jax.value_and_grad(loss, has_aux=True)(state.params)
     with jax.numpy_dtype_promotion("standard"):  # optax needs it, also where the caller is stricter
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
-    params = optax.apply_updates(state.params, updates)
+    params = _replaced(optax.apply_updates(state.params, updates), averages)
     step = state.step.astype(jnp.float32)
     decay = jnp.minimum(ema_decay, (1 + step) / (10 + step))
     ema_params = jax.tree.map(lambda ema, new: decay * ema + (1 - decay) * new, state.ema_params, params)
@@ -140,7 +140,7 @@ def eval_step(model: Any, params: Any, batch: Batch, cache: Any) -> tuple[Float[
 
 @partial(jax.jit, static_argnames="model")
 def _eval_step(model, params, batch, cache):
-    nats, cache = _nats(model, params, batch, cache)
+    nats, cache, _ = _nats(model, params, batch, cache)
     scored = batch.get("scored", jnp.ones(batch["x"].shape, bool))
     return nats, scored.reshape(len(scored), -1).sum(1, dtype=jnp.int32), cache
 
@@ -244,7 +244,7 @@ def fit(
     state, history = checkpoints.restore(directory, like, model) if resume else (create(), [])
     _write_lines(directory / "metrics.jsonl", history)
 
-    about = {"name": train.name, "event": train.event, "levels": int(train.levels)}
+    about = {"name": train.name, "event": train.event, "levels": train.levels}
     step = int(state.step)
     stream = with_cond(batches(train, batch_size, seed=seed, step=step), conditional)
     if resume and progress:
@@ -286,19 +286,32 @@ def fit(
     return checkpoints.restore(directory, like, model, best=True)[0], history
 
 
-def _nats(model: Any, params: Any, batch: Batch, cache: Any, **options: Any) -> tuple[Float[Array, "b"], Any]:
-    """Negative log-likelihood of each example, and the model's memory after the batch."""
+def _nats(
+    model: Any, params: Any, batch: Batch, cache: Any, train: bool = False, **options: Any
+) -> tuple[Float[Array, "b"], Any, Any]:
+    """Negative log-likelihood of each example, the model's memory after the batch, and in training the averages.
+
+    These are the new values of parameters that a layer computes itself, the collection "averages".
+    """
     x, variables = batch["x"].astype(kind(model.output.levels)), {"params": params}
     if "before" in batch:
         cache = jax.tree.map(lambda leaf: jnp.where(batch["fresh"], 0, leaf), cache)
         variables |= cache | {"before": {"x": batch["before"].astype(jnp.int32)}}
-        options["mutable"] = ["cache"]
-    found = log_probs(model, variables, x, batch.get("cond"), **options)
+    kept = ["cache"] * ("before" in batch) + ["averages"] * train
+    found, updated = log_probs(model, variables, x, batch.get("cond"), train=train, mutable=kept, **options)
+    averages = updated.pop("averages", {})
     if "before" in batch:
-        found, cache = found
+        cache = updated
     if "scored" in batch:
         found = jnp.where(batch["scored"], found, 0)
-    return -found.reshape(len(x), -1).sum(1), cache
+    return -found.reshape(len(x), -1).sum(1), cache, averages
+
+
+def _replaced(params: Any, averages: Any) -> Any:
+    """The parameters, with those of `averages`, a part of the same tree, in their places."""
+    if not isinstance(averages, dict):
+        return averages
+    return {**params, **{name: _replaced(params[name], own) for name, own in averages.items()}}
 
 
 def _empty_cache(model: Any, params: Any, batch: Batch) -> Any:

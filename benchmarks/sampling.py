@@ -18,7 +18,7 @@ which flatters the ratio to the naive sampler: quote figures from an idle one.
   few in a large batch are ties that rounding broke another way (after one, all integers of an example may
   differ from the naive sampler's); many are a wrong sampler.
 - `naive*` ("extrapolated": true): it would exceed --naive-seconds, so only its first dimensions were timed.
-- `iterations` (JSON only): passes that the fixed-point sampler took.
+- `iterations` (JSON only): passes that the fixed-point sampler took, over single rows with the method rows.
 
 Models: gated_pixelcnn (28x28, 8 layers of 64 channels, Bernoulli), gated_pixelcnn_256 (with 256 levels),
 gated_pixelcnn_rgb (32x32x3, 8 layers of 96 channels, 256 levels), pixelcnn (28x28, 7 blocks of 64, Bernoulli),
@@ -41,7 +41,8 @@ from arjax import sample_from_noise, sampling
 from arjax.drawing import Draw, Plan
 from benchmarks import common
 
-METHODS = ["naive", "cached", "fixed_point"]
+METHODS = ["naive", "cached", "fixed_point", "rows"]
+COUNTED = {"fixed_point", "rows"}
 COLUMNS = [
     "model",
     "batch",
@@ -57,7 +58,7 @@ COLUMNS = [
 def main(argv: list[str]) -> None:
     """Runs the command line `argv`."""
     options = common.parser(__doc__, common.MODELS, batches=[1, 16, 64])
-    options.add_argument("--methods", nargs="+", choices=METHODS, default=METHODS)
+    options.add_argument("--methods", nargs="+", choices=METHODS, default=METHODS[:3])
     options.add_argument("--naive-seconds", type=float, default=20.0, help="of a naive batch (default: 20)")
     args = options.parse_args(argv)
     device = common.find_device(options, args.device)
@@ -91,15 +92,16 @@ def measure(
         if method == "naive" and timed < dimensions:
             prepare(method, partial(first_dimensions, model, timed), noise)
         else:
-            options: Any = {"method": method, "return_iterations": method == "fixed_point"}
+            options: Any = {"method": method, "return_iterations": method in COUNTED}
             prepare(method, partial(sample_from_noise, model, **options), noise)
-    for group in ["forward", "cached"], ["naive"], ["fixed_point"]:
+    for group in ["forward", "cached", "rows"], ["naive"], ["fixed_point"]:
         found = common.fewest_seconds({name: programs[name] for name in group if name in programs}, seconds)
         times, results = times | found[0], results | found[1]
 
     samples = {method: results[method] for method in methods}
-    if "fixed_point" in methods:
-        samples["fixed_point"], iterations = results["fixed_point"]
+    iterations = {}
+    for method in COUNTED & samples.keys():
+        samples[method], iterations[method] = results[method]
     if "naive" in methods and timed < dimensions:
         times["naive"] *= dimensions / timed
         del samples["naive"]
@@ -123,7 +125,7 @@ def measure(
             "over_naive": times["naive"] / times[name] if "naive" in methods else None,
             "over_forward": times[name] / times["forward"],
             "extrapolated": name in methods and name not in samples,
-            "iterations": int(iterations) if name == "fixed_point" else None,
+            "iterations": int(iterations[name]) if name in iterations else None,
             **agreement(name),
         }
         for name in ["forward", *methods]

@@ -31,6 +31,47 @@ def load(name: str, data_dir: str | None = None, *, smoke: bool = False) -> list
     return [split.take(slice(64)) for split in splits] if smoke else splits
 
 
+def fit(
+    model: Any, config: Any, train: Dataset, valid: Dataset, directory: Path, *, conditional: bool = False
+) -> dict[str, Any]:
+    """Trains or resumes a model with the settings of `config`; prints its size and returns its variables."""
+    state, _ = training.fit(
+        model,
+        training.default_optimizer(config.learning_rate, config.steps, weight_decay=config.weight_decay),
+        train,
+        valid,
+        directory=directory,
+        steps=config.steps,
+        batch_size=config.batch_size,
+        eval_every=config.eval_every,
+        ema_decay=config.ema_decay,
+        patience=config.patience,
+        conditional=conditional,
+        seed=config.seed,
+    )
+    print(f"{directory}: {sum(leaf.size for leaf in jax.tree.leaves(state.params)):,} parameters")
+    return {"params": state.ema_params}
+
+
+def nats_of_stages(
+    model: Any, variables: Any, test: Dataset, *, conditional: bool = False, batch_size: int = 100
+) -> dict[str, float]:
+    """Mean negative log-likelihood of the test set, in nats, of each stage of a hierarchy."""
+
+    @jax.jit
+    def log_probs(x: Any, cond: Any) -> Any:
+        return model.apply(variables, x, cond, method="log_probs")
+
+    found = [
+        log_probs(batch["x"], batch["label"] if conditional else None)
+        for batch in data.epoch_batches(test, batch_size)
+    ]
+    return {
+        name: float(np.concatenate([-np.asarray(each[name]) for each in found]).mean(dtype=np.float64))
+        for name in found[0]
+    }
+
+
 def test_nats(model: Any, variables: Any, test: Dataset, *, conditional: bool = False) -> float:
     """Mean negative log-likelihood of the test set, in nats per example."""
     nats = [

@@ -17,13 +17,13 @@ def integers(levels, *shape, seed=0):
     return np.random.default_rng(seed).integers(0, levels, shape).astype(np.int32)
 
 
-def random_variables(model, *args, scale=0.3, seed=1):
+def random_variables(model, *args, scale=0.3, seed=1, **options):
     """Variables as after some training, as numpy: none is zero, and kernels keep the size of what they are given.
 
     Drawing them with `model.init` would cost many times as much, most of it compilation. Of `args` those that are
     None are left out.
     """
-    shapes = jax.eval_shape(functools.partial(init, model), jax.random.key(0), *args)
+    shapes = jax.eval_shape(functools.partial(init, model, **options), jax.random.key(0), *args)
     rng = np.random.default_rng(seed)
 
     def random(path, leaf):

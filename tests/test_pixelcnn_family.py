@@ -324,14 +324,7 @@ def test_missing_and_surplus_cond(name):
     refused(conditional(name, "classes"), missing, x, example=[x, labels])
 
 
-def test_pixelcnnpp_takes_no_map():
-    with pytest.raises(
-        ValueError, match=r"(?m)^cond: what has no location is wanted, got a map of shape \(2, 4, 4, 2\)$"
-    ):
-        shapes_of(conditional("pixelcnnpp", "map"), integers(2, 2, 4, 4, 3), CONDITIONS["map"][1])
-
-
-@pytest.mark.parametrize("name", [name for name in UNCONDITIONAL if name != "pixelcnnpp"])
+@pytest.mark.parametrize("name", UNCONDITIONAL)
 def test_a_map_is_as_large_as_the_image(name):
     with pytest.raises(
         ValueError, match=r"(?m)^cond: a map of the image's size \(4, 5\) is wanted, got \(4, 4\)$"

@@ -52,16 +52,20 @@ def refuse(message, **options):
 
 
 def test_unknown_method():
-    refuse("method is one of cached, naive, fixed_point, got 'ancestral'", method="ancestral")
+    refuse("method is one of cached, naive, fixed_point, rows, got 'ancestral'", method="ancestral")
 
 
 @pytest.mark.parametrize("method", ["cached", "naive"])
 def test_only_the_fixed_point_counts_iterations(method):
     refuse(
-        f"only method='fixed_point' counts iterations, got method='{method}'",
+        f"only method='fixed_point' and 'rows' count iterations, got method='{method}'",
         method=method,
         return_iterations=True,
     )
+
+
+def test_rows_want_images():
+    refuse(r"method='rows' wants images .* got Histogram and noise of shape \(5, 2, 3\)", method="rows")
 
 
 VALUES, KNOWN = np.zeros((5, 2, 3), np.int32), np.ones((5, 2, 3), bool)

@@ -8,21 +8,43 @@ import flax.linen as nn
 import jax
 import numpy as np
 
-from arjax import orderings
+from arjax import orderings, parts
+from arjax.continuous import Logistic, Mixture, Normal
 from arjax.distributions import Bernoulli, Categorical, DiscretizedLogisticMixture
-from arjax.layers import Classes, Deconvolution, Fixed, Local, Map, Several, Strided, Upsampling, Vector
+from arjax.flows import (
+    BatchNorm,
+    Chain,
+    Coupling,
+    Dequantised,
+    Elementwise,
+    Flow,
+    Logit,
+    Perceptron,
+    Permutation,
+    iaf,
+    maf,
+    real_nvp,
+    real_nvp_of_vectors,
+    tarflow,
+)
+from arjax.layers import Classes, Context, Deconvolution, Fixed, Local, Map, Several, Strided, Upsampling, Vector
 from arjax.models import (
     MADE,
     RNN,
+    Auxiliary,
     ChainRule,
+    DepthUpscaling,
     DiagonalBiLSTM,
     GatedPixelCNN,
     Histogram,
+    MultiScalePixelRNN,
+    ParallelMultiscale,
     PixelCNN,
     PixelCNNPP,
     PixelRNN,
     PixelSNAIL,
     RowLSTM,
+    Subscale,
     TemporalConv,
     Transformer,
     WaveNet,
@@ -144,10 +166,10 @@ ZOO = {
             features=4,
             num_blocks=1,
             num_levels=2,
-            conditioning=Classes(5),
+            conditioning=Several((Classes(5), Map(2, 4, 3))),
         ),
         integers(3, 4, 2, 4, 1),
-        LABELS,
+        (LABELS, floats(4, 2, 4, 3)),
     ),
     "pixelcnnpp_rgb_mixture": lambda: (
         PixelCNNPP(DiscretizedLogisticMixture(2, levels=2), features=4, num_blocks=1, num_levels=1, dropout=0.0),
@@ -222,10 +244,13 @@ ZOO = {
     ),
     "pixelsnail_zigzag_mixture": lambda: (
         pixelsnail(
-            (3, 3, 1), 2, conditioning=Classes(5), ordering=tuple(map(int, orderings.zigzag((3, 3)).ravel()))
+            (3, 3, 1),
+            2,
+            conditioning=Several((Classes(5), Map(3, 3, 2))),
+            ordering=tuple(map(int, orderings.zigzag((3, 3)).ravel())),
         ),
         integers(2, 4, 3, 3, 1),
-        LABELS,
+        (LABELS, floats(4, 3, 3, 2)),
     ),
     "pixelsnail_rgb_mixture": lambda: (pixelsnail((2, 2, 3), 2), integers(2, 4, 2, 2, 3), None),
     "own_network": lambda: (
@@ -234,3 +259,193 @@ ZOO = {
         None,
     ),
 }
+
+
+def context(**fields):
+    return Context(6, num_blocks=1, **fields)
+
+
+def of_map(output, height, width, *, features=6, **fields):
+    return gated_pixelcnn(output, features=features, num_layers=2, conditioning=Map(height, width, 6), **fields)
+
+
+def multiscale(base, **fields):
+    return ParallelMultiscale(base, features=6, num_blocks=1, **fields)
+
+
+EXACT = {
+    "multiscale": lambda: (
+        multiscale(gated_pixelcnn(Bernoulli(), num_layers=1), num_doublings=2),
+        integers(2, 4, 4, 4, 1),
+        None,
+    ),
+    "multiscale_rgb": lambda: (
+        multiscale(
+            gated_pixelcnn(Categorical(2), features=6, num_layers=1, channels=3, conditioning=Classes(5)),
+            channels=3,
+        ),
+        integers(2, 4, 2, 2, 3),
+        LABELS,
+    ),
+    "multiscale_patches": lambda: (
+        multiscale(gated_pixelcnn(Bernoulli(), num_layers=2), patch=2, within=of_map(Bernoulli(), 2, 2)),
+        integers(2, 4, 4, 4, 1),
+        None,
+    ),
+    "subscale": lambda: (
+        Subscale((2, 2, 1), pixelsnail((2, 2, 1), 2, conditioning=Map(2, 2, 6)), context(num_heads=2)),
+        integers(2, 4, 4, 4, 1),
+        None,
+    ),
+    "subscale_first": lambda: (
+        Subscale((2, 1, 1), of_map(Categorical(3), 1, 3), context(), gated_pixelcnn(Categorical(3), num_layers=1)),
+        integers(3, 4, 2, 3, 1),
+        None,
+    ),
+    "subscale_classes": lambda: (
+        Subscale(
+            (2, 2, 1),
+            of_map(Categorical(2), 1, 2),
+            context(),
+            of_map(Categorical(2), 1, 2),
+            conditioning=Classes(5),
+        ),
+        integers(2, 4, 2, 4, 1),
+        LABELS,
+    ),
+    "subscale_time": lambda: (
+        Subscale((1, 1, 2), of_map(Categorical(2), 2, 2, channels=2, features=16), context()),
+        integers(2, 4, 2, 2, 4),
+        None,
+    ),
+    "subscale_sequence": lambda: (
+        Subscale(
+            (3,),
+            wavenet(Categorical(2), dilations=(1, 2), conditioning=Upsampling(6, (1,), learned=False)),
+            context(),
+        ),
+        integers(2, 4, 9),
+        None,
+    ),
+    "multiscale_pixelrnn": lambda: (
+        MultiScalePixelRNN(
+            pixelrnn(Categorical(2), DiagonalBiLSTM, 1, conditioning=Classes(5)),
+            pixelrnn(Categorical(2), DiagonalBiLSTM, 1, conditioning=Map(4, 4, 6)),
+            context(enlarge=2),
+        ),
+        integers(2, 4, 4, 4, 1),
+        LABELS,
+    ),
+}
+"""Hierarchies over partitions of an event."""
+
+WITH_PARTS = {
+    "depth": lambda: (
+        DepthUpscaling(
+            gated_pixelcnn(Categorical(2), num_layers=2),
+            Subscale((1, 2, 1), of_map(Categorical(4), 2, 1), context(), conditioning=Map(2, 2, 6)),
+            context(),
+        ),
+        integers(8, 4, 2, 2, 1),
+        None,
+    ),
+    "gray": lambda: (
+        Auxiliary(
+            (parts.Gray(2, 2),),
+            (
+                gated_pixelcnn(Bernoulli(), num_layers=2, conditioning=Classes(5)),
+                PixelCNNPP(
+                    DiscretizedLogisticMixture(2, levels=2),
+                    features=4,
+                    num_blocks=1,
+                    num_levels=1,
+                    conditioning=Map(2, 2, 6),
+                ),
+            ),
+            (context(),),
+        ),
+        integers(2, 4, 2, 2, 3),
+        LABELS,
+    ),
+    "pyramid": lambda: (
+        Auxiliary(
+            (parts.Smaller(), parts.Gray(2, 3)),
+            (
+                gated_pixelcnn(Bernoulli(), num_layers=1),
+                of_map(Categorical(3), 1, 2),
+                of_map(Categorical(3), 2, 4),
+            ),
+            (context(), context(enlarge=2)),
+        ),
+        integers(3, 4, 2, 4, 1),
+        None,
+    ),
+}
+"""Hierarchies whose samples have parts."""
+
+STAGED = EXACT | WITH_PARTS
+
+CONTINUOUS = {
+    "made_mog": lambda: (MADE((5,), Mixture(Normal(), 3), hidden=(20, 20)), floats(4, 5), None),
+    "lstm_mixture": lambda: (RNN(Mixture(Normal(), 2), features=8), floats(4, 6), None),
+    "temporal_conv_logistic": lambda: (
+        TemporalConv(Logistic(), features=8, dilations=(1, 2, 4), conditioning=Vector(3)),
+        floats(4, 7),
+        floats(4, 3),
+    ),
+    "wavenet_logistic_mixture": lambda: (
+        wavenet(Mixture(Logistic(), 2), dilations=(1, 2, 16), entry="scalar", conditioning=Classes(5)),
+        floats(4, 20),
+        LABELS,
+    ),
+    "transformer_normal": lambda: (transformer((6,), Normal(), conditioning=Classes(5)), floats(4, 6), LABELS),
+    "transformer_patches": lambda: (
+        transformer((4, 5), Mixture(Normal(), 2), channels=5, ordering=(3, 2, 1, 0)),
+        floats(4, 4, 5),
+        None,
+    ),
+}
+"""The same for models of real numbers that are one pass of conditionals."""
+
+FLOWS = {
+    "maf": lambda: (maf((5,), num_layers=3, hidden=(16,)), floats(4, 5), None),
+    "maf_batch_norm": lambda: (maf((5,), num_layers=2, hidden=(16, 16), norm=BatchNorm), floats(4, 5), None),
+    "maf_mog": lambda: (
+        Flow(maf((5,), num_layers=2, hidden=(16,)).bijection, MADE((5,), Mixture(Normal(), 2), (16,))),
+        floats(4, 5),
+        None,
+    ),
+    "maf_mixture": lambda: (
+        maf((3,), num_layers=1, hidden=(12,), output=Mixture(Normal(), 2)),
+        floats(4, 3),
+        None,
+    ),
+    "iaf": lambda: (iaf((4,), num_layers=2, hidden=(12,)), floats(4, 4), None),
+    "elementwise": lambda: (
+        Flow(Chain((Permutation((2, 0, 1)), Elementwise((3,), Mixture(Logistic(), 3)), Elementwise((3,))))),
+        floats(4, 3),
+        None,
+    ),
+    "real_nvp_of_vectors": lambda: (real_nvp_of_vectors(num_layers=3, hidden=(12,)), floats(4, 5), None),
+    "real_nvp_halves": lambda: (
+        Flow(Chain((Coupling(Perceptron((12,)), "channels"), Coupling(Perceptron((12,)), "channels", True)))),
+        floats(4, 4),
+        None,
+    ),
+    "real_nvp": lambda: (real_nvp((4, 4, 1), features=4, num_blocks=1), floats(4, 4, 4, 1), None),
+    "tarflow": lambda: (
+        tarflow((4, 4, 1), patch=2, features=8, num_blocks=2, num_layers=1, num_heads=2, conditioning=Classes(5)),
+        floats(4, 4, 4, 1),
+        LABELS,
+    ),
+}
+"""Flows, likewise."""
+
+DEQUANTISED = {
+    "dequantised_maf": lambda: (
+        Dequantised(Flow(Chain((Logit(5), *maf((6,), num_layers=1, hidden=(16,)).bijection.layers))), 5),
+        integers(5, 4, 6),
+        None,
+    ),
+}
+"""Models of integers by flows of real numbers."""

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Int, Integer, UInt8
+from jaxtyping import Int, Num, UInt8
 
 from arjax.data.splits import own_splits
 from arjax.extras import require
@@ -87,11 +87,11 @@ def read_bits(path: Path) -> UInt8[np.ndarray, "n d"]:
     return np.frombuffer(b"".join(rows), np.uint8).reshape(len(rows), -1) & 1
 
 
-def read_npz(path: Path) -> dict[str, Integer[np.ndarray, "..."]]:
+def read_npz(path: Path) -> dict[str, Num[np.ndarray, "..."]]:
     """Reads the arrays of an npz file.
 
     Raises:
-        ValueError: The file is truncated, damaged, not an npz file, or holds anything but integers.
+        ValueError: The file is truncated, damaged, not an npz file, or holds anything but integers and floats.
     """
     with path.open("rb") as file:
         try:
@@ -100,8 +100,8 @@ def read_npz(path: Path) -> dict[str, Integer[np.ndarray, "..."]]:
         except Exception as error:  # on damaged bytes zipfile and numpy raise a dozen different ones
             raise ValueError(f"{path} is not a readable npz file: {error}") from error
     for key, array in arrays.items():
-        if array.dtype.kind not in "iu":
-            raise ValueError(f"{path}: {key} has dtype {array.dtype}, wanted integers")
+        if array.dtype.kind not in "iuf":
+            raise ValueError(f"{path}: {key} has dtype {array.dtype}, wanted integers or real numbers")
     return arrays
 
 

@@ -19,6 +19,9 @@ FEW = 4
 Draw = Callable[[Array, Any], tuple[Array, Any]]
 """`draw(params, plan) -> (x, kept)`: values of some positions, and arrays of their shape to hand out."""
 
+DrawRow = Callable[[Callable[[Array], tuple[Array, Any]], Any], tuple[Array, Any, Any]]
+"""`draw_row(function, plan) -> (x, kept, beside)` of a whole row, of which `function(x) -> (params, beside)`."""
+
 
 class NotCausal(ValueError):
     """A conditional depends on its own position or on later ones, or it cannot be proved that it does not."""
@@ -113,17 +116,17 @@ def emitted(level: Level, out: Any) -> bool:
 
 
 def sampled(
-    level: Level, axes: Sequence[int], draw: Draw, plan: Any, wanted: Sequence[int], context: "Context"
+    level: Level, axes: Sequence[int], plan: Any, wanted: Sequence[int], context: "Context"
 ) -> tuple[Array, Any, list[Array]]:
-    """The values along the level's axis and those in `axes`, what `draw` hands out, and the outputs `wanted`."""
+    """The values along the level's axis and those in `axes`, what is handed out, and the outputs `wanted`."""
     if isinstance(level, Parts):
         memo: Memo = {}
-        targets = targets_of(level)
+        period = Period(level, axes, targets_of(level), [], memo, context)
         nodes = [joined(level.outs[i]) for i in wanted]
-        x, kept = period(level, targets, [], memo, axes, draw, plan, context)
+        x, kept = period.positions(plan)
         return x, kept, compute(nodes, memo)
     assert isinstance(level, Loop)
-    stepper = Stepper(level, axes, draw, wanted, context)
+    stepper = Stepper(level, axes, wanted, context)
     steps = level.length // level.width
     xs = jnp.arange(steps, dtype=jnp.int32), jax.tree.map(lambda leaf: cut(leaf, level.axis, level.width), plan)
     _, (x, kept, values) = lax.scan(stepper, stepper.initial(), xs)
@@ -134,9 +137,12 @@ def sampled(
 class Context:
     """What the levels of one function share."""
 
-    def __init__(self, assume_causal: bool, of_part: Sequence[Any] = ()):
-        """`of_part` are constants of the present part of a stream."""
+    def __init__(
+        self, draw: Draw, assume_causal: bool = False, of_part: Sequence[Any] = (), draw_row: DrawRow | None = None
+    ):
+        """`of_part` are constants of the present part of a stream; `draw_row` draws rows instead of a loop."""
         self.facts, self.assume_causal = Facts(of_part), assume_causal
+        self.draw, self.draw_row = draw, draw_row
 
 
 class Stepper:
@@ -145,14 +151,18 @@ class Stepper:
     `t` is the number of the step; in a stream a pair, with its number in the present part.
     """
 
-    def __init__(self, level: Loop, axes: Sequence[int], draw: Draw, wanted: Sequence[int], context: Context):
+    def __init__(self, level: Loop, axes: Sequence[int], wanted: Sequence[int], context: Context):
         """`wanted` are the numbers of the outputs to hand out."""
-        self.level, self.axes, self.draw, self.context = level, axes, draw, context
+        self.level, self.axes, self.context = level, axes, context
         self.targets = targets_of(level)
         self.wanted = [level.outs[i] for i in wanted]
         handed = [node for out in self.wanted if isinstance(out, Tracked) for node in out.pieces]
         self.memories: list[Memory] = level.carried([*self.targets, *handed])
-        self.after = [*(dep for m in self.memories for dep in m.new.deps), *handed]
+        news = [m.new for m in self.memories]
+        self.after = [
+            *(n for new in news for n in ([new] if any(d.many for d in new.deps) else new.deps)),
+            *handed,
+        ]
 
     def initial(self) -> list[Any]:
         """The carry before the first step."""
@@ -165,7 +175,7 @@ class Stepper:
         clocks = t if isinstance(t, tuple) else (t, t)
         memo: Memo = dict(zip((level.clock, level.part_clock), clocks, strict=True))
         memo.update(zip((m.node for m in self.memories), carry, strict=True))
-        x, kept = period(level, self.targets, self.after, memo, self.axes, self.draw, plan, self.context)
+        x, kept = Period(level, self.axes, self.targets, self.after, memo, self.context).positions(plan)
         carry = compute([m.new for m in self.memories], memo)
         values = [
             jnp.concatenate(compute(out.pieces, memo), out.axis)
@@ -183,92 +193,98 @@ class Stepper:
         return [merged(next(handed), out.axis) if isinstance(out, Tracked) else out.value for out in wanted]
 
 
+class Period:
+    """The positions of one step of a level, one after the other."""
+
+    def __init__(
+        self,
+        level: Level,
+        axes: Sequence[int],
+        targets: list[Node],
+        after: list[Node],
+        memo: Memo,
+        context: Context,
+    ):
+        """`targets` are their parameters; `memo` gets their values, and what `after` needs of their loops."""
+        self.level, self.axes, self.targets, self.after = level, axes, targets, after
+        self.memo, self.context = memo, context
+
+    def positions(self, plan: Any) -> tuple[Array, Any]:
+        """The values of the positions, and what is handed out."""
+        axis, found = self.level.axis, []
+        rows = self.context.draw_row is not None
+        for p, source in enumerate(self.level.inputs):
+            own = jax.tree.map(lambda leaf, p=p: lax.slice_in_dim(leaf, p, p + 1, axis=axis), plan)
+            if self.axes and (rows or self.targets[p].last == p):  # else what lies along them is independent
+                x, kept = self._by_inner_loop(p, own)
+            else:
+                x, kept = self.context.draw(memo_of(self.targets[p], self.memo), own)
+            self.memo[source] = x.astype(self.level.example.dtype)
+            found.append((x, kept))
+        return found[0] if len(found) == 1 else jax.tree.map(lambda *leaves: jnp.concatenate(leaves, axis), *found)
+
+    def _by_inner_loop(self, p: int, plan: Any) -> tuple[Array, Any]:
+        """One position, by the loops over the other axes.
+
+        Of what depends on it and is needed after it, what the parameters need as well (or what comes with it, such
+        as the cell of an LSTM) is handed out by these loops; the rest is computed of the whole position once that
+        is known.
+        """
+        memo, context = self.memo, self.context
+        target, source = self.targets[p], self.level.inputs[p]
+        after = [*self.targets[p + 1 :], *self.after]
+        roots = {d for n in demanded(after, memo) if n.last > p for d in n.deps if d.last == p}
+        roots |= {n for n in after if n.last == p and n not in memo}
+        roots -= {source}
+        needed = {n for n in demanded([target], memo) if n.last == p}
+        compute([d for n in needed for d in n.deps if d.last < p] if needed else [target], memo)
+        later = [n for n in demanded(roots, memo) if n.last == p and n is not source and not n.many]
+        arrays = [n for n in later if n in needed or any(d.many and d in needed for d in n.deps)]
+
+        def position(x: Array) -> list[Array]:
+            return compute([target, *arrays], {**memo, source: x})
+
+        def row(x: Array) -> tuple[Array, list[Array]]:
+            params, *beside = position(x)
+            return params, beside
+
+        example = self.level.example
+        part = jax.ShapeDtypeStruct(resized(example.shape, self.level.axis, 1), example.dtype)
+        level = interpreted(position, part, self.axes, context.facts, context.assume_causal)
+        if context.draw_row:
+            x, kept, values = context.draw_row(row, plan)
+            memo.update(zip(arrays, values, strict=True))
+        else:
+            wanted = self._handed_out(level, p, arrays, roots)
+            x, kept, values = sampled(level, self.axes[1:], plan, list(wanted.values()), context)
+            memo.update(zip(wanted, values, strict=True))
+        memo[source] = x.astype(part.dtype)
+        compute(roots, memo)
+        return x, kept
+
+    def _handed_out(self, level: Level, p: int, arrays: list[Node], roots: set[Node]) -> dict[Node, int]:
+        """The outputs of an inner level, by number, that spare most of the work for `roots`; constants at once."""
+        outs = dict(zip(arrays, enumerate(level.outs[1:], 1), strict=True))
+        wanted: dict[Node, int] = {}
+        todo, seen = list(roots), set[Node]()
+        while todo:
+            node = todo.pop()
+            if node in seen or node.last != p:
+                continue
+            seen.add(node)
+            i, out = outs.get(node, (0, None))
+            if isinstance(out, Const):
+                self.memo[node] = out.value
+            elif emitted(level, out):
+                wanted[node] = i
+            else:
+                todo.extend(node.deps)
+        return wanted
+
+
 def memo_of(node: Node, memo: Memo) -> Any:
     """The value of one node."""
     return compute([node], memo)[0]
-
-
-def period(
-    level: Level,
-    targets: list[Node],
-    after: list[Node],
-    memo: Memo,
-    axes: Sequence[int],
-    draw: Draw,
-    plan: Any,
-    context: Context,
-) -> tuple[Array, Any]:
-    """The positions of a step one after the other; `memo` gets them, and what `after` needs of their loops."""
-    part = jax.ShapeDtypeStruct(resized(level.example.shape, level.axis, 1), level.example.dtype)
-    xs, kepts = [], []
-    for p, (target, source) in enumerate(zip(targets, level.inputs, strict=True)):
-        own = jax.tree.map(lambda leaf, p=p: lax.slice_in_dim(leaf, p, p + 1, axis=level.axis), plan)
-        if axes:
-            x, kept = inner_loop(
-                part, p, target, source, [*targets[p + 1 :], *after], memo, axes, draw, own, context
-            )
-        else:
-            x, kept = draw(memo_of(target, memo), own)
-        memo[source] = x.astype(part.dtype)
-        xs.append(x)
-        kepts.append(kept)
-    if len(xs) == 1:
-        return xs[0], kepts[0]
-    return jax.tree.map(
-        lambda *leaves: jnp.concatenate(leaves, level.axis), *[(x, k) for x, k in zip(xs, kepts, strict=True)]
-    )
-
-
-def inner_loop(
-    part: Any,
-    p: int,
-    target: Node,
-    source: Node,
-    after: list[Node],
-    memo: Memo,
-    axes: Sequence[int],
-    draw: Draw,
-    plan: Any,
-    context: Context,
-) -> tuple[Array, Any]:
-    """One position, by the loops over the other `axes`.
-
-    Of what depends on it and is needed `after` it, what the parameters need as well is handed out by these loops;
-    the rest is computed of the whole position once that is known.
-    """
-    demand = demanded(after, memo)
-    roots = {d for n in demand if n.last > p for d in n.deps if d.last == p}
-    roots |= {n for n in after if n.last == p and n not in memo}
-    roots -= {source}
-    needed = [n for n in demanded([target], memo) if n.last == p]
-    compute([d for n in needed for d in n.deps if d.last < p] if needed else [target], memo)
-    later = set(demanded(roots, memo))
-    arrays = [n for n in needed if n in later and n is not source and not n.many]
-
-    def position(x: Array) -> list[Array]:
-        return compute([target, *arrays], {**memo, source: x})
-
-    level = interpreted(position, part, axes, context.facts, context.assume_causal)
-    outs = dict(zip(arrays, enumerate(level.outs[1:], 1), strict=True))
-    wanted: list[int] = []
-    todo, seen = list(roots), set[Node]()
-    while todo:
-        node = todo.pop()
-        if node in seen or node.last != p:
-            continue
-        seen.add(node)
-        i, out = outs.get(node, (0, None))
-        if isinstance(out, Const):
-            memo[node] = out.value
-        elif emitted(level, out):
-            wanted.append(i)
-        else:
-            todo.extend(node.deps)
-    x, kept, values = sampled(level, axes[1:], draw, plan, wanted, context)
-    memo[source] = x.astype(part.dtype)
-    memo.update((arrays[i - 1], value) for i, value in zip(wanted, values, strict=True))
-    compute(roots, memo)
-    return x, kept
 
 
 def cut(leaf: Array, axis: int, width: int) -> Array:
@@ -307,11 +323,21 @@ def check_causal(function: Callable[[Array], Any], example: Any, *, assume_causa
     jax.eval_shape(lambda x: sample(function, example, draw, x, assume_causal), example)
 
 
-def sample(function: Any, example: Any, draw: Draw, plan: Any, assume_causal: bool = False) -> Any:
-    """What `draw` hands out for all positions of `example`'s shape, whose parameters are `function(x)`."""
-    context, axes = Context(assume_causal), axes_of(example.shape)
+def sample(
+    function: Any,
+    example: Any,
+    draw: Draw,
+    plan: Any,
+    assume_causal: bool = False,
+    draw_row: DrawRow | None = None,
+) -> Any:
+    """What `draw` hands out for all positions of `example`'s shape, whose parameters are `function(x)`.
+
+    With `draw_row` the rows of an image, all positions of each, are what that hands out.
+    """
+    context, axes = Context(draw, assume_causal, draw_row=draw_row), axes_of(example.shape)
     if len(axes) > 1 and example.shape[axes[-1]] == 1:
         axes = axes[:-1]
     level = interpreted(function, example, axes, context.facts, assume_causal)
-    _, kept, _ = sampled(level, axes[1:], draw, plan, [], context)
+    _, kept, _ = sampled(level, axes[1:], plan, [], context)
     return kept

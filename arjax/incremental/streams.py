@@ -12,8 +12,10 @@ from arjax.incremental.loops import Context, Draw, Stepper, looped, merged
 from arjax.incremental.values import compute
 
 
-def _looped(function: Any, example: Any, of_part: Sequence[Any], bounded: bool, prompt: bool = False) -> Stepper:
-    context = Context(False, of_part)
+def _looped(
+    function: Any, example: Any, of_part: Sequence[Any], bounded: bool, draw: Draw, prompt: bool = False
+) -> Stepper:
+    context = Context(draw, of_part=of_part)
     if prompt:
         level = Loop(function, example, 1, context.facts, prompt=True)
     else:
@@ -24,7 +26,11 @@ def _looped(function: Any, example: Any, of_part: Sequence[Any], bounded: bool, 
         )
     if level.width > 1:
         raise ValueError(f"a network without strides is wanted, got one with a period of {level.width} positions")
-    return Stepper(level, (), lambda params, plan: (plan, plan), [], context)
+    return Stepper(level, (), [], context)
+
+
+def _nothing(params: Array, plan: Any) -> tuple[Array, Any]:
+    raise AssertionError("a prompt is known, nothing of it is drawn")
 
 
 def begin(
@@ -40,10 +46,11 @@ def begin(
         known: how many positions of the prompt are known, all by default.
     """
     shape = prompt.shape if length is None else (prompt.shape[0], length)
-    memories = _looped(function, jax.ShapeDtypeStruct(shape, prompt.dtype), of_part, length is not None).memories
+    whole = jax.ShapeDtypeStruct(shape, prompt.dtype)
+    memories = _looped(function, whole, of_part, length is not None, _nothing).memories
     if known == 0:
         return [memory.initial() for memory in memories]
-    stepper = _looped(function, prompt, of_part, length is not None, prompt=True)
+    stepper = _looped(function, prompt, of_part, length is not None, _nothing, prompt=True)
     assert stepper.level.whole_input is not None
     memo = {stepper.level.whole_input: prompt}
     return [
@@ -76,8 +83,7 @@ def advance(
         of_part: constants of the function that are given for this part alone.
         lead: positions before the part that `example` and `of_part` also have.
     """
-    stepper = _looped(function, example, of_part, length is not None)
-    stepper.draw = draw
+    stepper = _looped(function, example, of_part, length is not None, draw)
     count = jax.tree.leaves(plan)[0].shape[1]
     steps = jnp.arange(count, dtype=jnp.int32)
     slices = jax.tree.map(lambda leaf: jnp.moveaxis(leaf[:, :, None], 1, 0), plan)

@@ -14,6 +14,7 @@ from arjax.layers.conditioning import Vector as Vector
 from arjax.layers.conditioning import check_length as check_length
 from arjax.layers.conditioning import check_size as check_size
 from arjax.layers.conditioning import condition as condition
+from arjax.layers.context import Context as Context
 from arjax.layers.conv import CausalConv as CausalConv
 from arjax.layers.conv import RasterConv as RasterConv
 from arjax.layers.dense import MaskedDense as MaskedDense

@@ -21,8 +21,8 @@ import jax.numpy as jnp
 from jax import Array, lax
 from jax.typing import DTypeLike
 
-from arjax import distributions
-from arjax.layers import check_images, condition, entry_shift, scale
+from arjax import distributions, parts
+from arjax.layers import check_images, check_size, condition, entry_shift, scale
 from arjax.layers.conv import causal_conv
 from arjax.layers.strided import grow_pixels, grow_rows, raster_conv, shrink_pixels, shrink_rows
 
@@ -202,7 +202,8 @@ class PixelCNNPP(nn.Module):
         features: channels of both streams.
         num_blocks: gated residual blocks on the way down at each size, as on the way up at the smallest.
         num_levels: sizes, each half the one before.
-        conditioning: what `cond` is (classes or a vector, see `arjax.layers.conditioning`), or None.
+        conditioning: what `cond` is, see `arjax.layers.conditioning`, or None; a map enters the smaller sizes as
+            means of blocks.
         dropout: rate of dropout within each block, in training.
         dtype: dtype of the computation; parameters are float32.
     """
@@ -248,19 +249,23 @@ class PixelCNNPP(nn.Module):
             )
         above, left = (scale(entry_shift(x, axis), self.output.levels, self.dtype) for axis in (1, 2))
         h = self.first_above(above) + self.first_left(left)
-        _, h = self.level(self.first_rows(above), h, self.condition(cond), train)
+        _, h = self.level(self.first_rows(above), h, self.condition(cond, x), train)
         joint = self.head(nn.elu(h)).astype(jnp.float32)
         return self.output.of_channels(joint, x)
 
-    def condition(self, cond: Any) -> list[Biases]:
-        """The biases of the blocks of both streams, by level."""
+    def condition(self, cond: Any, x: Array) -> list[Biases]:
+        """The biases of the blocks of both streams, by level: `Float[b or 1, h or 1, w or 1, 2 features]`."""
         pairs, width = self._num_pairs(), 2 * self.features
         s = condition(self.conditioning, cond)
         if s is None:
-            biases = [jnp.zeros((1, 1, 1, width), self.dtype)] * (2 * sum(pairs))
-        elif s.shape[1:3] == (1, 1):
-            biases = jnp.split(self.projection(s), 2 * sum(pairs), axis=-1)
-        else:
-            raise ValueError(f"cond: what has no location is wanted, got a map of shape {s.shape}")
-        rest = iter(biases)
-        return [([next(rest) for _ in range(count)], [next(rest) for _ in range(count)]) for count in pairs]
+            absent = jnp.zeros((1, 1, 1, width), self.dtype)
+            return [([absent] * count, [absent] * count) for count in pairs]
+        check_size(s, x)
+        biases: list[Biases] = []
+        first = 0
+        for level, count in enumerate(pairs):
+            blocks = [s] if s.shape[1:3] == (1, 1) else parts.split(s, (2**level, 2**level))
+            every = jnp.split(self.projection(sum(blocks[1:], blocks[0]) / len(blocks)), 2 * sum(pairs), axis=-1)
+            biases.append((every[first : first + count], every[first + count : first + 2 * count]))
+            first += 2 * count
+        return biases

@@ -115,7 +115,7 @@ class PixelSNAIL(nn.Module):
         key_features: channels of keys and queries.
         value_features: channels of values.
         ordering: rank of each pixel (see `arjax.orderings`), flattened; None is raster order.
-        conditioning: what `cond` is (classes or a vector, see `arjax.layers.conditioning`), or None.
+        conditioning: what `cond` is, see `arjax.layers.conditioning`, or None.
         dropout: rate of dropout within each block, in training.
         dtype: dtype of the computation; parameters are float32.
     """
@@ -181,14 +181,17 @@ class PixelSNAIL(nn.Module):
         return params[:, ranks].reshape(*x.shape, -1)
 
     def condition(self, cond: Any) -> Sequence[Array | None]:
-        """A bias of every residual block's gates: `Float[b, 1, 2 features]`."""
+        """A bias of every residual block's gates, in the order of generation: `Float[b, t or 1, 2 features]`."""
         count = self.num_blocks * self.num_residual
         s = condition(self.conditioning, cond)
         if s is None:
             return [None] * count
+        flat = s.reshape(s.shape[0], -1, s.shape[-1])
         if s.shape[1:3] != (1, 1):
-            raise ValueError(f"cond: what has no location is wanted, got a map of shape {s.shape}")
-        return [*jnp.split(self.projection(s[:, 0]), count, axis=-1)]
+            if s.shape[1:3] != self.event[:2]:
+                raise ValueError(f"cond: a map of the image's size {self.event[:2]} is wanted, got {s.shape[1:3]}")
+            flat = jnp.take(flat, orderings.inverse(self._pixel_ranks()), axis=1)
+        return [*jnp.split(self.projection(flat), count, axis=-1)]
 
     def in_order(self, x: Array, cond: Any = None, *, train: bool = False) -> Array:
         """Parameters of pixels in the order of generation, `Int[b, t, channels]`.
