@@ -13,9 +13,9 @@ the score takes the foreign images for the better ones, which the likelihood its
 is in the data folder, notMNIST. Published for PixelCNN++ and MNIST: likelihood 0.089, ratio 0.97 (Ren et al.),
 complexity 0.97 (Serra et al.). Not yet measured.
 
-The background model sees each pixel replaced by noise with probability `rate`, drawn once, before training. Neither
-this rate nor anything else was tuned on foreign images. The folder holds both models, histograms.png (negative
-log-likelihoods in bits/dim, and the ratio) and auroc.json.
+The background model sees each pixel replaced by noise with probability `rate`, drawn once, before training.
+Neither this rate nor anything else was tuned on foreign images. The folder holds both models, histograms.png
+(negative log-likelihoods in bits/dim, and the ratio) and auroc.json.
 """
 
 import dataclasses

@@ -2,15 +2,15 @@
 
 Command: python -m experiments.compression --data-dir DATA --runs runs/digits
 
-Two small Gated PixelCNNs are trained on MNIST (5 layers of 32 channels): on the pixels rounded to two levels, and on
-all 256 with mixtures of logistics. Then the test set is compressed and decompressed, and so is the test set of each
-of `--runs`, folders that other experiments left: of images (digits), of sounds (wavenet_speech) or text (char_rnn).
-All must come back to the last bit, or the experiment fails.
+Two small Gated PixelCNNs are trained on MNIST (5 layers of 32 channels): on the pixels rounded to two levels, and
+on all 256 with mixtures of logistics. Then the test set is compressed and decompressed, and so is the test set of
+each of `--runs`, folders that other experiments left: of images (digits), of sounds (wavenet_speech) or text
+(char_rnn). All must come back to the last bit, or the experiment fails.
 
 The table has bits per dimension: `-log2 p`, the range coder's output, and the file with its header. zlib (level 9)
-and xz (preset 9) get all the data at once, of two levels packed to bits; PNG and WebP one sheet of all images, which
-is kinder to them than a file for each; FLAC a file for each sound. The parameters, which both sides need, are not
-counted; how many they are is said, and so is how long the cached sampler takes for as many events.
+and xz (preset 9) get all the data at once, of two levels packed to bits; PNG and WebP one sheet of all images,
+which is kinder to them than a file for each; FLAC a file for each sound. The parameters, which both sides need,
+are not counted; how many they are is said, and so is how long the cached sampler takes for as many events.
 
 Results: not yet measured.
 """

@@ -5,17 +5,17 @@ Command: python -m experiments.fisher   (4 minutes on a shared CPU core)
 The model is trained without labels on scikit-learn's 8x8 digits. The features of an image are the gradient of its
 log-probability with respect to all parameters, divided by the square root of the Fisher information's diagonal and
 projected to `size` numbers (`arjax.fisher`). A logistic regression on them is compared with one on the pixels and
-one on the activations of all layers, averaged over the image; its penalty is chosen on the validation set. Accuracy
-on the 397 test images:
+one on the activations of all layers, averaged over the image; its penalty is chosen on the validation set.
+Accuracy on the 397 test images:
 
     pixels               0.8942
     mean activations     0.9370
     Fisher scores        0.8438
 
-The scores do not beat the pixels: they are five points behind them. A picture follows Yan et al. (2019), section 4: a small network is trained to give an image back from its
-features, and decodes points on the straight line between the features of two test images. Below each such row
-stands what the same network makes of lines between pixels. The folder holds the model, curves.png,
-interpolations.png and probe.json.
+The scores do not beat the pixels: they are five points behind them. A picture follows Yan et al. (2019), section
+4: a small network is trained to give an image back from its features, and decodes points on the straight line
+between the features of two test images. Below each such row stands what the same network makes of lines between
+pixels. The folder holds the model, curves.png, interpolations.png and probe.json.
 """
 
 import dataclasses

@@ -144,7 +144,7 @@ def test_errors(images, text, tmp_path):
     ]:
         with pytest.raises(ValueError, match=message):
             command(*args)
-    with pytest.raises(FileNotFoundError, match="no file nothing.png"):
+    with pytest.raises(FileNotFoundError, match=r"no file nothing\.png"):
         command(images, "score", "nothing.png")
     with pytest.raises(FileNotFoundError, match=rf"no checkpoint in \S+, wanted one of {images}"):
         command(images.parent, "score", "nothing.png")
