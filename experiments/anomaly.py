@@ -136,14 +136,14 @@ def main(config: Config) -> dict[str, dict[str, float]]:
     model = GatedPixelCNN(
         output, features=config.features, num_layers=config.num_layers, head_features=2 * config.features
     )
-    noisy = [
+    noisy_train, noisy_valid = [
         dataclasses.replace(
             split, x=np.asarray(anomaly.mutate(jax.random.key(i), split.x, split.levels, config.rate))
         )
         for i, split in enumerate((train, valid))
     ]
     variables = fit(model, train, valid, directory / "model", config)
-    background = fit(model, *noisy, directory / "background", config)
+    background = fit(model, noisy_train, noisy_valid, directory / "background", config)
 
     name = "Fashion-MNIST" if config.data == "fashion" else "digits"
     sets = {name: test.x, **foreign}

@@ -124,7 +124,7 @@ def of_run(directory: Path, data_dir: str | None) -> Task:
     levels, name = about["levels"], about["name"]
     if len(about["event"]) == 3:
         test: Dataset = data.load(name, "test", data_dir=data_dir).quantize(levels)
-        cond = None if num_classes(model) is None else test.labels.astype(np.int32)
+        cond = None if num_classes(model) is None else np.asarray(test.labels, np.int32)
         return Task(name, model, variables, test.x, levels, cond)
     settings = json.loads(next(p for p in _above(directory) if p.is_file()).read_text())
     if "rate" not in settings:
@@ -206,13 +206,12 @@ def measure(task: Task, config: Config) -> dict[str, float]:
     """The sizes in bytes and the times in seconds. Raises `ValueError` if what comes back is not what went in."""
     x, cond, model, variables = task.x.astype(np.int32), task.cond, task.model, task.variables
     few = slice(min(config.lanes, len(x)))  # compiles
-    lanes = {"lanes": config.lanes}
     some = jax.tree.map(lambda leaf: leaf[few], cond)
-    packed = compression.compress(model, variables, x[few], some, **lanes)
+    packed = compression.compress(model, variables, x[few], some, lanes=config.lanes)
     compression.decompress(model, variables, packed, some)
 
     start = time.perf_counter()
-    packed = compression.compress(model, variables, x, cond, **lanes, progress=True)
+    packed = compression.compress(model, variables, x, cond, lanes=config.lanes, progress=True)
     half = time.perf_counter()
     back = compression.decompress(model, variables, packed, cond, progress=True)
     end = time.perf_counter()

@@ -185,16 +185,16 @@ def main(config: Config) -> dict[str, float]:
         "mean activations": [activations(model, variables, split.x) for split in splits],
         "Fisher scores": found,
     }
+    labels = [np.asarray(split.labels) for split in splits]
     results = {
-        name: accuracy([(x, split.labels) for x, split in zip(sets, splits, strict=True)], config.penalties)
-        for name, sets in kinds.items()
+        name: accuracy(list(zip(sets, labels, strict=True)), config.penalties) for name, sets in kinds.items()
     }
     print(f"\n{'linear probe, test accuracy':32}{'numbers':>10}{'accuracy':>10}")
     for name, value in results.items():
         print(f"{name:32}{kinds[name][0].shape[1]:10}{value:10.4f}")
     (config.directory / "probe.json").write_text(json.dumps(results, indent=2) + "\n")
 
-    chosen = np.unique(test.labels, return_index=True)[1][:10]
+    chosen = np.unique(labels[2], return_index=True)[1][:10]
     images = test.x[chosen].astype(np.int32)
     pixels = [x.astype(np.float32) for x in kinds["pixels"]]
     rows = []
