@@ -263,6 +263,17 @@ def _code(table: Any) -> np.ndarray:
     return np.maximum(digits, 0)
 
 
+@jax.custom_batching.custom_vmap
+def _asked(table: Array) -> Array:
+    """`_code` from within a compiled program; of several tables at once, end to end."""
+    return io_callback(_code, jax.ShapeDtypeStruct(table.shape[:1], jnp.int32), table, ordered=True)
+
+
+@_asked.def_vmap
+def _asked_together(count, batched, tables):
+    return _asked(tables.reshape(-1, tables.shape[-1])).reshape(count, -1), True
+
+
 class _Coded(Draw):
     """Draws what the coder says; when a file is written that is the evidence. What is not `known` is filled up."""
 
@@ -273,8 +284,7 @@ class _Coded(Draw):
             count = probs.shape[-1]
             own = jnp.where(plan.known, jnp.clip((plan.values - values) // size, 0, count - 1), -1)
             table = jnp.concatenate([probs, own[..., None].astype(jnp.float32)], -1).reshape(-1, count + 1)
-            digits = io_callback(_code, jax.ShapeDtypeStruct(table.shape[:1], jnp.int32), table, ordered=True)
-            values = values + size * digits.reshape(values.shape)
+            values = values + size * _asked(table).reshape(values.shape)
         return Drawn(values)
 
 

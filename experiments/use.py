@@ -253,7 +253,7 @@ def write(run: Run, path: Path, x: np.ndarray, labels: np.ndarray | None = None)
         path.write_text("\n-----\n".join(run.vocabulary.decode(row) for row in x), encoding="utf-8")
     else:
         raise ValueError(f"{path}: a file of {kinds(run)} is wanted")
-    print(f"{path}: {len(x)} of shape {x.shape[1:]}")
+    print(f"{path if path.exists() else path.with_suffix('')}: {len(x)} of shape {x.shape[1:]}")
 
 
 def classes(run: Run, count: int, given: np.ndarray | None, label: int | None) -> np.ndarray | None:

@@ -56,6 +56,18 @@ def check_fields(shares):
         assert (share["never seen"] > 0) == (name in ("PixelCNN", "Row LSTM"))
 
 
+def check_auroc(results):
+    assert list(results) == ["negatives", "constant images"]
+    for scores in results.values():
+        assert list(scores) == ["likelihood", "ratio", "complexity", "typicality"]
+        assert all(0 <= value <= 1 for value in scores.values())
+
+
+def check_accuracy(results):
+    assert list(results) == ["pixels", "mean activations", "Fisher scores"]
+    assert all(0 < value <= 1 for value in results.values())
+
+
 CHECKS = {
     "toys": check_toys,
     "digits": check_scores,
@@ -82,6 +94,8 @@ CHECKS = {
     "moving_digits": check_scores,
     "receptive_fields": check_fields,
     "autoencoder": check_scores,
+    "anomaly": check_auroc,
+    "fisher": check_accuracy,
     "char_rnn": check_scores,
     "pixel_rnn_positions": check_scores,
     "wavenet_speech": check_scores,
@@ -134,7 +148,7 @@ def test_smoke(command, data_dir, tmp_path, monkeypatch):
 def test_listing():
     command = [sys.executable, "-m", "experiments"]
     listed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    for name in {command.split()[0] for command in CHECKS}:
+    for name in {*(command.split()[0] for command in CHECKS), "compression", "use"}:
         title, _, _ = importlib.import_module(f"experiments.{name}").__doc__.partition("\n")
         assert any(f"python -m experiments.{name} " in line and title in line for line in listed.splitlines())
 
