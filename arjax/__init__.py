@@ -1,6 +1,8 @@
 """Deep autoregressive generative models in JAX and Flax, with exact likelihoods and cached sampling."""
 
+from arjax import continuous as continuous
 from arjax import distributions as distributions
+from arjax import flows as flows
 from arjax import models as models
 from arjax.incremental import NotCausal as NotCausal
 from arjax.incremental import check_causal as check_causal

@@ -44,6 +44,11 @@ class Bernoulli:
         logit = _checked(self, params)[..., 0]
         return _of_levels(jax.nn.log_sigmoid(jnp.where(x == 1, logit, -logit)), x, self.levels)
 
+    def log_probs(self, params: Float[Array, "... 1"]) -> Float[Array, "... 2"]:
+        """Log-probabilities of both values in nats."""
+        logit = _checked(self, params)
+        return jax.nn.log_sigmoid(jnp.concatenate([-logit, logit], axis=-1))
+
     def quantile(self, params: Float[Array, "... 1"], u: Float[Array, "..."]) -> Int32[Array, "..."]:
         """The smallest x with `CDF(x) > u`: 1 where `u >= p(0)`."""
         below, u = jax.nn.sigmoid(-_checked(self, params)[..., 0]), _noise(u)
@@ -90,6 +95,10 @@ class Categorical:
         index = x[..., None].astype(jnp.int32)
         taken = jnp.take_along_axis(log_probs, index, axis=-1, mode="clip")[..., 0]
         return _of_levels(taken, x, self.levels)
+
+    def log_probs(self, params: Float[Array, "... p"]) -> Float[Array, "... levels"]:
+        """Log-probabilities of all levels in nats."""
+        return jax.nn.log_softmax(_checked(self, params))
 
     def quantile(self, params: Float[Array, "... p"], u: Float[Array, "..."]) -> Int32[Array, "..."]:
         """The smallest x with `CDF(x) > u`, by search over the levels (see `_invert_cdf`)."""
@@ -152,9 +161,16 @@ class DiscretizedLogisticMixture:
 
     def log_prob(self, params: Float[Array, "... p"], x: Int[Array, "..."]) -> Float[Array, "..."]:
         """Log-probability of `x` in nats."""
+        x = x.astype(jnp.int32)
+        return _of_levels(self.log_mass(params, x, x + 1), x, self.levels)
+
+    def log_mass(
+        self, params: Float[Array, "... p"], low: Int[Array, "..."], high: Int[Array, "..."]
+    ) -> Float[Array, "..."]:
+        """Log-probability of the levels `low <= x < high` in nats: of any range at the price of one level."""
         logits, means, log_scales = self._components(params)
-        log_masses = _log_bin_mass(x[..., None], means, log_scales, self.levels)
-        return _of_levels(jax.nn.logsumexp(jax.nn.log_softmax(logits) + log_masses, axis=-1), x, self.levels)
+        log_masses = _log_mass(low[..., None], high[..., None], means, log_scales, self.levels)
+        return jax.nn.logsumexp(jax.nn.log_softmax(logits) + log_masses, axis=-1)
 
     def quantile(self, params: Float[Array, "... p"], u: Float[Array, "..."]) -> Int32[Array, "..."]:
         """The smallest x with `CDF(x) > u`: the mixture's own inverse CDF, by a search (see `_invert_cdf`).
@@ -203,7 +219,8 @@ class DiscretizedLogisticMixture:
             result.append(jnp.concatenate([weights, mean, log_scale], axis=-1))
             if channel + 1 < channels:
                 bounded = jnp.maximum(log_scale, _min_log_scale(self.levels))
-                weights = weights + _log_bin_mass(x[..., channel, None], mean, bounded, self.levels)
+                value = x[..., channel, None].astype(jnp.int32)
+                weights = weights + _log_mass(value, value + 1, mean, bounded, self.levels)
         return jnp.stack(result, axis=-2)
 
     def mean(self, params: Float[Array, "... p"]) -> Float[Array, "..."]:
@@ -300,18 +317,19 @@ def _upper_edge(x: Array, mean: Array, log_scale: Array, levels: int) -> Array:
     return (edge - (levels - 1) * mean) * (jnp.exp(-log_scale) / (levels - 1))
 
 
-def _log_bin_mass(x: Array, mean: Array, log_scale: Array, levels: int) -> Array:
-    """Log-mass of level `x` under a logistic with `mean` and `exp(log_scale)` in units of [-1, 1], in nats.
+def _log_mass(low: Array, high: Array, mean: Array, log_scale: Array, levels: int) -> Array:
+    """Log-mass of `low <= x < high` under a logistic with `mean` and `exp(log_scale)` in [-1, 1], in nats.
 
     With p and q the standardized edges, `F(p) - F(q) = F(p) (1 - F(q)) (1 - exp(q - p))`: no cancellation.
     """
-    x = x.astype(jnp.int32)
-    log_cdf = jax.nn.log_sigmoid(_upper_edge(x, mean, log_scale, levels))
-    log_survival = jax.nn.log_sigmoid(-_upper_edge(x - 1, mean, log_scale, levels))
+    log_cdf = jax.nn.log_sigmoid(_upper_edge(high - 1, mean, log_scale, levels))
+    log_survival = jax.nn.log_sigmoid(-_upper_edge(low - 1, mean, log_scale, levels))
+    log_cdf = jnp.where(high >= levels, 0, log_cdf)
+    log_survival = jnp.where(low <= 0, 0, log_survival)
     # The bound keeps the logarithm finite under scales so large that a level's width vanishes beside them.
-    width = jnp.maximum(2 / (levels - 1) * jnp.exp(-log_scale), 1e-30)
-    inner = log_cdf + log_survival + _log1mexp(width)
-    return jnp.where(x <= 0, log_cdf, jnp.where(x >= levels - 1, log_survival, inner))
+    width = jnp.maximum((high - low).astype(jnp.float32) * (2 / (levels - 1)) * jnp.exp(-log_scale), 1e-30)
+    inner = jnp.where((low <= 0) | (high >= levels), 0, _log1mexp(width))
+    return log_cdf + log_survival + inner
 
 
 def _log1mexp(x: Array) -> Array:

@@ -127,17 +127,19 @@ def sample_from_noise(
 @partial(jax.jit, static_argnames=("model", "method", "with_log_probs", "assume_causal"))
 def _sample(model, variables, plan, cond, temperature, top_p, method, with_log_probs=False, assume_causal=False):
     options = {"assume_causal": True} if assume_causal and method in ("cached", "rows") else {}
-
-    def sampler(model, variables, plan, cond, draw):
-        if hasattr(model, "log_prob"):
-            return model.apply(variables, draw, plan, cond, method="generate")
-        # Whatever the model refuses, such as an event of another shape, it refuses with every method.
-        x = jnp.zeros(plan.noise.shape, kind(model.output.levels))
-        jax.eval_shape(partial(forward, model), variables, x, cond)
-        return _METHODS[method](model, variables, plan, cond, draw, **options)
-
+    sampler = partial(_by, partial(_METHODS[method], **options))
     draw = Draw(model.output, temperature, top_p, with_log_probs, sampler)
     return sampler(model, variables, plan, cond, draw).summed()
+
+
+def _by(method, model, variables, plan, cond, draw):
+    """By this method, or by the model's own sampler where it is not one pass of conditionals."""
+    if hasattr(model, "log_prob"):
+        return model.apply(variables, draw, plan, cond, method="generate")
+    # Whatever the model refuses, such as an event of another shape, it refuses with every method.
+    x = jnp.zeros(plan.noise.shape, kind(model.output.levels))
+    jax.eval_shape(partial(forward, model), variables, x, cond)
+    return method(model, variables, plan, cond, draw)
 
 
 def _naive(model, variables, plan, cond, draw, steps=None):
@@ -224,6 +226,10 @@ def _cached(model, variables, plan, cond, draw, assume_causal=False):
     plan = plan.map(lambda array: array.reshape(shape[0], -1, *channels)[:, order])
     drawn = derived(in_order, plan, draw, assume_causal)
     return jax.tree.map(lambda leaf: leaf[:, jnp.argsort(order)].reshape(shape), drawn)
+
+
+cached = partial(_by, _cached)
+"""`cached(model, variables, plan, cond, draw)`: the sampler of a `Draw`, for use within a model."""
 
 
 def derived(function: Any, plan: Plan, draw: Draw, assume_causal: bool, draw_row: Any = None) -> Drawn:

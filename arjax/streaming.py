@@ -120,48 +120,55 @@ def extend(
 def _start(model, variables, prompt, cond, length):
     batch, known = prompt.shape
     prompt = prompt.astype(kind(model.output.levels))
-    hop, latest = _series(model)
+    hop, latest = hop_and_past(model)
     part = cond
     if known == 0:  # any other part serves to see what is remembered
         prompt = jnp.zeros((batch, min(hop, length or hop)), prompt.dtype)
         part = jax.tree.map(
-            lambda leaf: jnp.zeros((batch, 1, *leaf.shape[2:]), leaf.dtype) if _is_series(leaf) else leaf, cond
+            lambda leaf: jnp.zeros((batch, 1, *leaf.shape[2:]), leaf.dtype) if is_series(leaf) else leaf, cond
         )
     of_part = jax.tree.leaves(part)
     memory = incremental.begin(_conditionals(model, variables, part), prompt, length, of_part, known)
     none = jax.tree.map(
-        lambda leaf: jnp.zeros((batch, latest, *leaf.shape[2:]) if _is_series(leaf) else (0,), leaf.dtype), cond
+        lambda leaf: jnp.zeros((batch, latest, *leaf.shape[2:]) if is_series(leaf) else (0,), leaf.dtype), cond
     )
     return State(memory, jnp.int32(known), _latest(none, cond), batch, length)
 
 
 @partial(jax.jit, static_argnames=("model", "with_log_probs"))
 def _extend(model, variables, state, plan, cond, temperature, top_p, with_log_probs):
-    output, count = Draw(model.output, temperature, top_p, with_log_probs), plan.noise.shape[1]
-    hop, latest = _series(model)
+    draw = Draw(model.output, temperature, top_p, with_log_probs)
+    state, drawn = extended(model, variables, state, plan, cond, draw)
+    return state, drawn.summed()
+
+
+def extended(model: Any, variables: Any, state: State, plan: Plan, cond: Any, draw: Draw) -> tuple[State, Drawn]:
+    """The state after the next positions, and what `draw` makes of them."""
+    count = plan.noise.shape[1]
+    hop, latest = hop_and_past(model)
     lead, part = latest * hop if state.length is None else 0, cond
     if lead:
-        series = [leaf for leaf in jax.tree.leaves(cond) if _is_series(leaf)]
+        series = [leaf for leaf in jax.tree.leaves(cond) if is_series(leaf)]
         check_length([jnp.repeat(leaf, hop, axis=1) for leaf in series], plan.noise)
         part = _joined(state.frames, cond)
         variables = {**variables, "frames": {"absent": jnp.maximum(latest - state.position // hop, 0)}}
     function = _conditionals(model, variables, part)
 
-    def draw(params: Array, plan: Plan) -> tuple[Array, Drawn]:
-        drawn = output(params, plan)
+    def kept(params: Array, plan: Plan) -> tuple[Array, Drawn]:
+        drawn = draw(params, plan)
         return drawn.values, drawn
 
     example = jax.ShapeDtypeStruct(
         (state.batch, lead + count if state.length is None else state.length), kind(model.output.levels)
     )
     memory, drawn = incremental.advance(
-        function, example, state.memory, state.position, draw, plan, state.length, jax.tree.leaves(part), lead
+        function, example, state.memory, state.position, kept, plan, state.length, jax.tree.leaves(part), lead
     )
     if state.length is not None:
         there = (state.position + jnp.arange(count, dtype=jnp.int32) < state.length)[None]
         drawn = drawn._replace(values=jnp.where(there, drawn.values, undrawn(model.output.levels)))
     state = state.replace(memory=memory, position=state.position + count, frames=_latest(state.frames, cond))
-    return state, drawn.summed()
+    return state, drawn
 
 
 def _conditionals(model: Any, variables: Any, cond: Any) -> Any:
@@ -171,20 +178,21 @@ def _conditionals(model: Any, variables: Any, cond: Any) -> Any:
     return partial(forward, model, variables, cond=cond)
 
 
-def _series(model: Any) -> tuple[int, int]:
+def hop_and_past(model: Any) -> tuple[int, int]:
     """Positions for each frame of a series in `cond`, and earlier frames that the features of one depend on."""
     conditioning = getattr(model, "conditioning", None)
     return getattr(conditioning, "hop", 1), getattr(conditioning, "past", 0)
 
 
-def _is_series(leaf: Array) -> bool:
+def is_series(leaf: Any) -> bool:
+    """Whether a part of `cond` has a frame for some positions each."""
     return leaf.ndim > 2
 
 
 def _joined(frames: Any, cond: Any) -> Any:
     """The series of the next part after the latest frames."""
     return jax.tree.map(
-        lambda leaf, held: jnp.concatenate([held.astype(leaf.dtype), leaf], 1) if _is_series(leaf) else leaf,
+        lambda leaf, held: jnp.concatenate([held.astype(leaf.dtype), leaf], 1) if is_series(leaf) else leaf,
         cond,
         frames,
     )
@@ -194,7 +202,7 @@ def _latest(frames: Any, cond: Any) -> Any:
     """The latest frames once those of `cond` have come."""
     return jax.tree.map(
         lambda leaf, held: (
-            jnp.concatenate([held, leaf.astype(held.dtype)], 1)[:, leaf.shape[1] :] if _is_series(leaf) else held
+            jnp.concatenate([held, leaf.astype(held.dtype)], 1)[:, leaf.shape[1] :] if is_series(leaf) else held
         ),
         cond,
         frames,

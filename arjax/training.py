@@ -178,27 +178,26 @@ def _train_step(state, batch, *, model, optimizer, ema_decay, accumulate=1, rema
         dropout, masks = jax.random.split(key)
         rngs = {"dropout": dropout, "masks": masks}
         with rematerialised() if remat else contextlib.nullcontext():
-            nats, cache = _nats(model, params, batch, cache, train=True, rngs=rngs)
-        return nats.mean(), cache
+            nats, *updated = _nats(model, params, batch, cache, train=True, rngs=rngs)
+        return nats.mean(), updated
 
     gradient = jax.value_and_grad(loss, has_aux=True)
     if accumulate == 1:
-        (nats, cache), grads = gradient(state.params, batch, state.cache, key)
+        (nats, (cache, averages)), grads = gradient(state.params, batch, state.cache, key)
     else:
-        cache = state.cache
+        parts = jax.tree.map(partial(_dealt, accumulate), batch)
 
-        def add(total: Any, part: Any) -> tuple[Any, None]:
-            index, batch = part
-            (nats, _), grads = gradient(state.params, batch, cache, jax.random.fold_in(key, index))
-            return jax.tree.map(jnp.add, total, (nats, grads)), None
+        def mean(total: Any, index: Any) -> tuple[Any, None]:
+            part = jax.tree.map(lambda leaf: leaf[index], parts)
+            found = gradient(state.params, part, state.cache, jax.random.fold_in(key, index))
+            return jax.tree.map(lambda total, leaf: total + leaf / accumulate, total, found), None
 
-        parts = jnp.arange(accumulate), jax.tree.map(partial(_dealt, accumulate), batch)
-        nothing = jax.tree.map(jnp.zeros_like, (jnp.float32(0), state.params))
-        total, _ = lax.scan(add, nothing, parts)
-        nats, grads = jax.tree.map(lambda leaf: leaf / accumulate, total)
+        like = jax.eval_shape(gradient, state.params, jax.tree.map(lambda leaf: leaf[0], parts), state.cache, key)
+        nothing = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), like)
+        ((nats, (cache, averages)), grads), _ = lax.scan(mean, nothing, jnp.arange(accumulate))
     with jax.numpy_dtype_promotion("standard"):  # optax needs it, also where the caller is stricter
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
-    params = optax.apply_updates(state.params, updates)
+    params = _replaced(optax.apply_updates(state.params, updates), averages)
     step = state.step.astype(jnp.float32)
     decay = jnp.minimum(ema_decay, (1 + step) / (10 + step))
     ema_params = jax.tree.map(lambda ema, new: decay * ema + (1 - decay) * new, state.ema_params, params)
@@ -232,7 +231,7 @@ def eval_step(
 
 @partial(jax.jit, static_argnames=("model", "mesh"))
 def _eval_step(model, params, batch, cache, *, mesh=None):
-    nats, cache = _nats(model, params, batch, cache)
+    nats, cache, _ = _nats(model, params, batch, cache)
     scored = batch.get("scored", jnp.ones(batch["x"].shape, bool))
     found = nats, scored.reshape(len(scored), -1).sum(1, dtype=jnp.int32)
     if mesh is not None:
@@ -375,6 +374,7 @@ def fit(
     if leads:
         _write_lines(directory / "metrics.jsonl", history)
 
+    about = {"name": train.name, "event": train.event, "levels": train.levels}
     step = int(state.step)
     stream = with_cond(batches(train, batch_size, seed=seed, step=step, rows=rows), conditional)
     if resume and progress:
@@ -409,7 +409,7 @@ def fit(
                 }
                 losses.clear()
                 history.append(line)
-                checkpoints.save(directory, state, history, model)
+                checkpoints.save(directory, state, history, model, about)
                 if leads:
                     _write_lines(directory / "metrics.jsonl", history)
                 if progress:
@@ -419,7 +419,7 @@ def fit(
                         on_eval(sharding.whole(state, mesh) if mesh and _spread(mesh) else state, line)
             elif stop:
                 pending = {"losses": losses, "seconds": round(time.perf_counter() - start, 2)}
-                checkpoints.save(directory, state, history, model, step=step, pending=pending)
+                checkpoints.save(directory, state, history, model, about, step=step, pending=pending)
             if stop:
                 if progress:
                     print(f"{directory}: stopped by SIGTERM, saved at step {step} of {steps}", flush=True)
@@ -458,19 +458,32 @@ def _sigterm() -> Iterator[Callable[[int], bool]]:
         signal.signal(signal.SIGTERM, previous)
 
 
-def _nats(model: Any, params: Any, batch: Batch, cache: Any, **options: Any) -> tuple[Float[Array, "b"], Any]:
-    """Negative log-likelihood of each example, and the model's memory after the batch."""
+def _nats(
+    model: Any, params: Any, batch: Batch, cache: Any, train: bool = False, **options: Any
+) -> tuple[Float[Array, "b"], Any, Any]:
+    """Negative log-likelihood of each example, the model's memory after the batch, and in training the averages.
+
+    These are the new values of parameters that a layer computes itself, the collection "averages".
+    """
     x, variables = batch["x"].astype(kind(model.output.levels)), {"params": params}
     if "before" in batch:
         cache = jax.tree.map(lambda leaf: jnp.where(batch["fresh"], 0, leaf), cache)
         variables |= cache | {"before": {"x": batch["before"].astype(jnp.int32)}}
-        options["mutable"] = ["cache"]
-    found = log_probs(model, variables, x, batch.get("cond"), **options)
+    kept = ["cache"] * ("before" in batch) + ["averages"] * train
+    found, updated = log_probs(model, variables, x, batch.get("cond"), train=train, mutable=kept, **options)
+    averages = updated.pop("averages", {})
     if "before" in batch:
-        found, cache = found
+        cache = updated
     if "scored" in batch:
         found = jnp.where(batch["scored"], found, 0)
-    return -found.reshape(len(x), -1).sum(1), cache
+    return -found.reshape(len(x), -1).sum(1), cache, averages
+
+
+def _replaced(params: Any, averages: Any) -> Any:
+    """The parameters, with those of `averages`, a part of the same tree, in their places."""
+    if not isinstance(averages, dict):
+        return averages
+    return {**params, **{name: _replaced(params[name], own) for name, own in averages.items()}}
 
 
 def _empty_cache(model: Any, params: Any, batch: Batch, mesh: Mesh | None = None) -> Any:

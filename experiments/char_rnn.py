@@ -142,6 +142,7 @@ def main(config: Config) -> dict[str, float]:
         seed=config.seed,
         on_eval=on_eval,
     )
+    common.keep_vocabulary(directory, vocabulary)
     written = write(model, state.ema_params, vocabulary, config, config.length)
     (directory / "samples.txt").write_text("\n\n-----\n\n".join(written) + "\n", encoding="utf-8")
 

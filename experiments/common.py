@@ -1,6 +1,7 @@
 """What the experiments share: data shrunk for a smoke run, scores on the test set, pictures of samples."""
 
 import dataclasses
+import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,7 +13,7 @@ from tqdm import tqdm
 
 import arjax
 from arjax import data, plotting, training
-from arjax.data import Dataset, Sequences, Windows
+from arjax.data import Bytes, Dataset, Sequences, Vocabulary, Windows
 from arjax.layers.conditioning import num_classes
 from arjax.likelihood import nats_to_bits_per_dim
 from arjax.models import histogram
@@ -28,6 +29,47 @@ def load(name: str, data_dir: str | None = None, *, smoke: bool = False) -> list
     """The training, validation and test split of a data set; 64 examples of each for a smoke run."""
     splits = [data.load(name, split, data_dir=data_dir) for split in data.SPLITS]
     return [split.take(slice(64)) for split in splits] if smoke else splits
+
+
+def fit(
+    model: Any, config: Any, train: Dataset, valid: Dataset, directory: Path, *, conditional: bool = False
+) -> dict[str, Any]:
+    """Trains or resumes a model with the settings of `config`; prints its size and returns its variables."""
+    state, _ = training.fit(
+        model,
+        training.default_optimizer(config.learning_rate, config.steps, weight_decay=config.weight_decay),
+        train,
+        valid,
+        directory=directory,
+        steps=config.steps,
+        batch_size=config.batch_size,
+        eval_every=config.eval_every,
+        ema_decay=config.ema_decay,
+        patience=config.patience,
+        conditional=conditional,
+        seed=config.seed,
+    )
+    print(f"{directory}: {sum(leaf.size for leaf in jax.tree.leaves(state.params)):,} parameters")
+    return {"params": state.ema_params}
+
+
+def nats_of_stages(
+    model: Any, variables: Any, test: Dataset, *, conditional: bool = False, batch_size: int = 100
+) -> dict[str, float]:
+    """Mean negative log-likelihood of the test set, in nats, of each stage of a hierarchy."""
+
+    @jax.jit
+    def log_probs(x: Any, cond: Any) -> Any:
+        return model.apply(variables, x, cond, method="log_probs")
+
+    found = [
+        log_probs(batch["x"], batch["label"] if conditional else None)
+        for batch in data.epoch_batches(test, batch_size)
+    ]
+    return {
+        name: float(np.concatenate([-np.asarray(each[name]) for each in found]).mean(dtype=np.float64))
+        for name in found[0]
+    }
 
 
 def test_nats(model: Any, variables: Any, test: Dataset, *, conditional: bool = False) -> float:
@@ -138,8 +180,23 @@ def one_of_each(dataset: Dataset) -> Dataset:
 
 
 def shrunk(config: Any, **changes: Any) -> Any:
-    """The configuration of a smoke run, in a folder of its own."""
-    return dataclasses.replace(config, directory=config.directory / "smoke", **changes) if config.smoke else config
+    """The configuration of a run: of a smoke run with `changes`, in a folder of its own.
+
+    It is kept in that folder, as settings.json.
+    """
+    if config.smoke:
+        config = dataclasses.replace(config, directory=config.directory / "smoke", **changes)
+    config.directory.mkdir(parents=True, exist_ok=True)
+    settings = {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
+    text = json.dumps(settings, indent=2, default=str)
+    (config.directory / "settings.json").write_text(text + "\n")
+    return config
+
+
+def keep_vocabulary(directory: Path, vocabulary: Vocabulary | Bytes) -> None:
+    """Writes vocabulary.json, by which `experiments.use` knows the characters of a run."""
+    if isinstance(vocabulary, Vocabulary):
+        (directory / "vocabulary.json").write_text(json.dumps(vocabulary.symbols))
 
 
 def report_positions(

@@ -190,6 +190,7 @@ def text(config: TextConfig) -> dict[str, float]:
     train, valid = Windows(splits[0], config.length), Windows(splits[1], half, half)
     model = config.network((config.length,), vocabulary.levels, positions="rotary")
     variables, history = config.fit(model, train, valid, config.directory)
+    common.keep_vocabulary(config.directory, vocabulary)
     counts = np.bincount(splits[0].x, minlength=vocabulary.levels) + 1
     best = min(line["valid_bits_per_dim"] for line in history) * math.log(2)
     nats = {

@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 
 from arjax import sample_from_noise
-from benchmarks import attention, common, image_models, sampling, training, wavenet
+from arjax.layers import Map
+from arjax.models import GatedPixelCNN
+from benchmarks import attention, common, flows, hierarchies, image_models, sampling, training, wavenet
 
 ROW = {
     *("model", "batch", "method", "seconds", "compile_seconds", "over_naive", "over_forward"),
@@ -126,6 +128,26 @@ def test_attention(capsys, tmp_path, monkeypatch):
     assert picture.stat().st_size > 1000
 
 
+def test_flows(capsys, monkeypatch):
+    """Without the peer; of TarFlow the naive sampler beside the cached one."""
+    own = flows.own_programs
+    monkeypatch.setattr(flows, "peer_programs", own)
+    monkeypatch.setattr(flows, "LAYERS", 1)
+    monkeypatch.setattr(flows, "IMAGE", (8, 8, 1))
+    argv = ["--sizes", "6", "--hidden", "8", "--batches", "2", "--tarflow-batches", "2", "--features", "8"]
+    flows.main([*argv, "--seconds", "0"])
+    *table, last = capsys.readouterr().out.splitlines()
+    rows = json.loads(last)["rows"]
+    assert [row["what"] for row in rows] == ["sample", "density", "train", "forward", "cached", "naive*"]
+    assert len(table) == 1 + len(rows)
+    for row in rows:
+        peer, forward = row["peer_seconds"], rows[3]["seconds"]
+        if row["model"] == "maf":
+            assert row["ratio"] == pytest.approx(peer / row["seconds"])
+        else:
+            assert row["over_forward"] == pytest.approx(row["seconds"] / forward)
+
+
 def test_image_models(capsys, monkeypatch):
     shapes = [
         jax.eval_shape(model.init, jax.random.key(0), np.zeros((1, 8, 8, 1), np.int32))
@@ -163,3 +185,41 @@ def test_a_wrong_argument_gives_one_line(capsys, main, argv, message):
     with pytest.raises(SystemExit):
         main(argv)
     assert message in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_hierarchies(capsys, monkeypatch):
+    full = GatedPixelCNN(features=8, num_layers=2, head_features=8)
+    of_map = partial(GatedPixelCNN, features=8, num_layers=1, head_features=8)
+    stages = {
+        "base": (full.clone(num_layers=1), (4, 4, 1)),
+        "slice": (of_map(conditioning=Map(4, 4, hierarchies.GIVEN)), (4, 4, 1)),
+    }
+    monkeypatch.setattr(hierarchies, "FULL", full)
+    monkeypatch.setattr(hierarchies, "STAGES", stages)
+    monkeypatch.setattr(
+        hierarchies,
+        "RASTER",
+        {"tiny": (full, lambda side: of_map(conditioning=Map(side // 2, side // 2, hierarchies.GIVEN)))},
+    )
+    hierarchies.main(
+        ["--seconds", "0", "--sides", "8", "--stage-batch", "2", "--memory-batch", "2", "--memory-side", "8"]
+    )
+    *table, last = capsys.readouterr().out.splitlines()
+    rows = json.loads(last)["rows"]
+    assert len(table) == 1 + len(rows)
+    assert [(row["what"], row["model"]) for row in rows] == [
+        *(("sampling", "full"), ("sampling", "multiscale")),
+        *(("stage", "base"), ("stage", "slice")),
+        *(("memory", "tiny"), ("memory", "subscale tiny")),
+    ]
+    full_row, multiscale, *stages_rows = rows[:4]
+    assert (full_row["calls"], multiscale["calls"]) == (64, 16 + 3)
+    assert full_row["over_full"] == 1
+    assert multiscale["over_full"] == pytest.approx(full_row["seconds"] / multiscale["seconds"])
+    assert all(row["over_forward"] > 0 for row in stages_rows)
+    assert all(row["memory_bytes"] > 0 for row in rows[4:])
+
+
+def test_sides_that_no_doubling_reaches():
+    with pytest.raises(ValueError, match=r"^a side of 8, 16, 32, ... is wanted, got 12$"):
+        hierarchies.multiscale_as_large_as(hierarchies.FULL, 12)

@@ -1,5 +1,6 @@
 """Checkpoints: what goes in comes out, or an error says why not; nothing good is ever deleted."""
 
+import json
 import shutil
 import subprocess
 import sys
@@ -14,6 +15,8 @@ import numpy as np
 import pytest
 
 from arjax import checkpoints
+from arjax.descriptions import describe
+from arjax.models import MADE
 
 
 class Net(nn.Module):
@@ -103,9 +106,13 @@ def test_checkpoint_of_another_model(tmp_path):
         pass
 
     save(tmp_path, 1.0)
-    with pytest.raises(ValueError, match=r"holds model=Net, width=3; wanted model=Net, width=4$"):
+    with pytest.raises(
+        ValueError, match=r"holds model=test_checkpoints:Net, width=3; wanted model=test_checkpoints:Net, width=4$"
+    ):
         checkpoints.restore(tmp_path, state(), Net(width=4))
-    with pytest.raises(ValueError, match=r"holds model=Net, .*wanted model=Other"):
+    with pytest.raises(
+        ValueError, match=r"holds model=test_checkpoints:Net; wanted model=test_checkpoints:\S+Other$"
+    ):
         checkpoints.load_params(tmp_path, Other())
     with pytest.raises(ValueError, match=r"relu.*wanted .*gelu") as error:
         checkpoints.load_params(tmp_path, Net(activation=nn.gelu, sizes=tuple(range(1000))))
@@ -114,10 +121,10 @@ def test_checkpoint_of_another_model(tmp_path):
 
 
 def test_model_with_functions_is_known_in_another_process(tmp_path):
-    code = "import test_checkpoints as t; print(t.checkpoints._describe(t.Net()))"
+    code = "import test_checkpoints as t; print(t.describe(t.Net()))"
     command, here = [sys.executable, "-c", code], Path(__file__).parent
     printed = subprocess.run(command, cwd=here, capture_output=True, text=True, check=True).stdout
-    assert printed.strip() == str(checkpoints._describe(Net()))
+    assert printed.strip() == str(describe(Net()))
 
 
 def test_checkpoint_of_another_optimizer_or_event(tmp_path):
@@ -154,3 +161,35 @@ def test_damaged_files(tmp_path, damage):
         assert error.value.__cause__
         path.write_bytes(content)
     assert_same(checkpoints.restore(tmp_path, state(), Net())[0], state(10))
+
+
+def test_load(tmp_path):
+    nets = Net(5, sizes=(2, 3)), MADE((4,), hidden=(3,))
+    for net, directory in zip(nets, (tmp_path / "own", tmp_path / "made"), strict=True):
+        checkpoints.save(directory, state(10), history(1.0), net, {"event": (4,)})
+        checkpoints.save(directory, state(20), history(1.0, 2.0), net, {"event": (4,)})
+        model, variables = checkpoints.load(directory, modules=(__name__,))
+        assert model == net
+        assert_same(variables, {"params": state(10)["ema_params"]})
+        assert checkpoints.load_data(directory) == {"event": [4]}
+    assert checkpoints.load(tmp_path / "made")[0] == nets[1]
+    with pytest.raises(
+        ValueError, match=r"^checkpoint \S*10: the network holds test_checkpoints:Net, wanted one of"
+    ):
+        checkpoints.load(tmp_path / "own")
+    with pytest.raises(FileNotFoundError, match="no checkpoint"):
+        checkpoints.load(tmp_path)
+
+
+def test_checkpoint_without_a_description(tmp_path):
+    save(tmp_path, 1.0)
+    folder = tmp_path / "checkpoints" / "10"
+    record = {"model": {"model": "Net", "width": "3"}, "history": history(1.0)}
+    record["digest"] = checkpoints._digest(folder / "arrays", record)
+    (folder / "record.json").write_text(json.dumps(record))
+    for read in (checkpoints.load, checkpoints.load_data, lambda path: checkpoints.load_params(path, Net())):
+        with pytest.raises(
+            ValueError, match=r"did not record its network, wanted one with a description"
+        ) as error:
+            read(tmp_path)
+        assert "\n" not in str(error.value)

@@ -35,6 +35,18 @@ def check_scores(nats):
     assert all(np.isfinite(value) and value > 0 for value in nats.values())
 
 
+def check_nats(nats):
+    """Of densities, which may be below 0."""
+    assert len(nats) >= 3
+    assert np.isfinite(list(nats.values())).all()
+
+
+def check_planes(found):
+    for nats in found.values():
+        check_nats(nats)
+        assert min(nats, key=nats.get) == "true"
+
+
 def check_fields(shares):
     names = ["PixelCNN", "Gated PixelCNN", "PixelCNN++", "Row LSTM", "Diagonal BiLSTM", "MADE"]
     assert list(shares) == names
@@ -62,12 +74,22 @@ CHECKS = {
     "pixelrnn digits": check_scores,
     "pixelrnn mnist-diagonal": check_scores,
     "pixelrnn cifar10-row": check_scores,
+    "gray_then_colour coloured-digits": check_scores,
+    "gray_then_colour cifar10-partial": check_scores,
+    "multiscale": check_scores,
+    "subscale mnist": check_scores,
+    "subscale depth": check_scores,
+    "moving_digits": check_scores,
     "receptive_fields": check_fields,
     "autoencoder": check_scores,
     "char_rnn": check_scores,
     "pixel_rnn_positions": check_scores,
     "wavenet_speech": check_scores,
     "wavenet_vocoder": check_scores,
+    "flows_1d": check_nats,
+    "flows_2d": check_planes,
+    "flows_tabular": check_nats,
+    "flows_images digits": check_scores,
 }
 """Experiments by name and variant, each with a check of what its `main` returns."""
 

@@ -91,7 +91,8 @@ def taught(model, variables, plan, cond, temperature):
         return Drawn(plan.values, (plan.noise, plan.known, params, drawn.values == plan.values, drawn.log_probs))
 
     draw = Draw(model.output, temperature, None, True, sampler)
-    return sampler(model, variables, plan, cond, draw).log_probs
+    found = sampler(model, variables, plan, cond, draw).log_probs
+    return jax.tree.leaves(found, is_leaf=lambda node: isinstance(node, tuple))  # of stages within stages too
 
 
 # Parts
@@ -180,10 +181,10 @@ def test_bounds(name):
     assert 0.01 < total < 1
 
 
-@pytest.mark.parametrize("name", OF_EACH_KIND)
+@pytest.mark.parametrize("name", ["multiscale", "subscale_first", "multiscale_pixelrnn", "depth", "pyramid"])
 def test_log_probs_of_the_stages_add_up(name):
     model, variables, x, cond = setup(name)
-    found = model.apply(variables, x, cond, method="log_probs")
+    found = jax.jit(functools.partial(model.apply, method="log_probs"))(variables, x, cond)
     assert len(found) > 1
     chex.assert_trees_all_close(sum(found.values()), arjax.log_prob(model, variables, x, cond), rtol=1e-5)
 
@@ -416,24 +417,32 @@ def test_sequential_calls_of_multiscale(num_doublings):
 # Training
 
 
-@pytest.mark.parametrize("name", STAGED)
+def train_state(variables, optimizer):
+    """A state before the first step, copied, since steps donate it."""
+    params = jax.tree.map(jnp.array, variables["params"])
+    average = jax.tree.map(jnp.array, params)
+    return training.TrainState(jnp.int32(0), params, optimizer.init(params), average, jax.random.key(0))
+
+
+@pytest.mark.parametrize("name", [*OF_EACH_KIND, "gray", "multiscale_patches"])
 def test_training(name):
     """Steps lower the loss; enormous parameters and zeros have finite gradients."""
-    model, x, cond = STAGED[name]()
+    model, variables, x, cond = setup(name)
     batch = {"x": x} if cond is None else {"x": x, "cond": cond}
-    optimizer = optax.adam(1e-2)
+    optimizer = optax.adam(3e-3)
     step = functools.partial(training.train_step, model=model, optimizer=optimizer, ema_decay=0.9)
-    state = training.create_state(model, optimizer, 0, batch)
-    first = float(training.evaluate(model, state.params, [batch])["nats"])
+    state, losses = train_state(variables, optimizer), []
     for _ in range(12):
         state, metrics = step(state, batch)
-        assert np.isfinite(float(metrics["grad_norm"]))
-    assert float(training.evaluate(model, state.params, [batch])["nats"]) < 0.95 * first
+        losses.append(float(metrics["nats"]))
+    assert np.mean(losses[-4:]) < np.mean(losses[:4])
     for factor in (10, 0):
         params = jax.tree_util.tree_map_with_path(
-            lambda path, leaf, factor=factor: leaf if path[-1].key == "v" else leaf * np.float32(factor),
-            state.params,
-        )
+            lambda path, leaf, factor=factor: jnp.array(
+                leaf if path[-1].key == "v" else leaf * np.float32(factor)
+            ),
+            variables["params"],
+        )  # a kernel v / |v| has a direction alone
         state, metrics = step(state.replace(params=params), batch)
         chex.assert_tree_all_finite(metrics)
 
@@ -449,8 +458,7 @@ def test_a_random_slice_is_an_unbiased_estimate(name):
 
     found = np.stack([estimate(key) for key in jax.random.split(jax.random.key(0), 400)])
     error = found.std(0) / math.sqrt(len(found))
-    if model.count - (model.first is not None) > 1:
-        assert (found.std(0) > 0.1).all()
+    assert found.std(0).max() > 0.1 * (model.first is None)
     assert (np.abs(found.mean(0) - exact) < 5 * error + 1e-4).all()
     assert len(np.unique(found[:, 0].round(4))) == model.count - (model.first is not None)
 
@@ -462,14 +470,7 @@ def test_memory_of_a_train_step_is_that_of_a_slice():
     batch, optimizer = {"x": integers(2, 8, 16, 16, 1)}, optax.sgd(0.1)
 
     def temporaries(model):
-        variables = random_variables(model, batch["x"])
-        state = training.TrainState(
-            jnp.int32(0),
-            variables["params"],
-            optimizer.init(variables["params"]),
-            variables["params"],
-            jax.random.key(0),
-        )
+        state = train_state(random_variables(model, batch["x"]), optimizer)
         step = functools.partial(training._train_step, model=model, optimizer=optimizer, ema_decay=0.9)
         return step.func.lower(state, batch, **step.keywords).compile().memory_analysis().temp_size_in_bytes
 
@@ -510,8 +511,6 @@ def test_bfloat16(name):
     exact, rounded = (arjax.log_prob(m, variables, x, cond) for m in (model, half))
     assert (exact != rounded).any(), "the computation is in bfloat16"
     chex.assert_trees_all_close(rounded, exact, rtol=0.05)
-    sampled = arjax.sample_from_noise(half, variables, noise_for(half, x.shape, 9), cond)
-    assert all(int(leaf.min()) >= 0 for leaf in jax.tree.leaves(sampled))
 
 
 # What is refused
@@ -596,6 +595,11 @@ def test_contexts_that_do_not_fit():
     refused(of_wrong_size, score, Auxiliary((gray,), (base, of_map(Bernoulli(), 2, 4)), (context(),)), even)
     wanted = "cond: floats of shape (batch, 2, 3, 6) are wanted, got float32 (8, 2, 2, 6)"
     refused(wanted, score, Subscale((2, 2, 1), of_map(Bernoulli(), 2, 3), context()), even)
+    lower = Subscale((2, 2, 1), of_map(Bernoulli(), 2, 2), context(), conditioning=Map(2, 4, 6))
+    small = np.zeros((2, 2, 4, 6), np.float32)
+    refused("cond: features of the places (4, 4) are wanted, got (2, 4)", score, lower, even, small)
+    whole = Subscale((1, 1, 1), of_map(Bernoulli(), 4, 4), context())
+    refused("factors of 2 slices or more are wanted, got (1, 1, 1)", score, whole, even)
     refused(
         "1 views want 2 models and 1 contexts, got 1 and 1", score, Auxiliary((gray,), (base,), (context(),)), even
     )
@@ -616,6 +620,8 @@ def test_missing_or_surplus_cond(name):
     wrong = np.zeros(len(x), np.int32) if cond is None else None
     refused("cond", arjax.log_prob, model, variables, x, wrong)
     refused("cond", arjax.sample_from_noise, model, variables, noise_for(model, x.shape, 0), wrong)
+    top = model.output.levels - 1
+    refused(f"x: integers 0..{top} are wanted, got values", arjax.log_prob, model, variables, x + 1 + top, cond)
     if cond is not None:
         refused("cond: labels 0..4 are wanted", arjax.log_prob, model, variables, x, cond + 3)
 

@@ -126,28 +126,50 @@ def quantile_and_log_prob(output, params, noise, x):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_samplers_agree(name):
+def test_samplers(name):
+    """All methods draw the same: alone, with evidence and each example at a temperature of its own, and cold.
+
+    One parallel pass gives the sample back, and its log-probability at that temperature. Cold samples are modes.
+    Evidence stays, and acts on nothing before it.
+    """
     model, variables, x, cond = setup(name)
-    noise = jax.random.uniform(jax.random.key(3), (64, *x.shape[1:]))
-    cond = resize(cond, len(noise))
-    draw = partial(arjax.sample_from_noise, model, variables, noise, cond, return_log_prob=True)
-    naive, *log_probs = draw(method="naive")
-    cached, cached_log_prob = draw(method="cached")
-    fixed, fixed_log_prob, iterations = draw(method="fixed_point", return_iterations=True)
-    chex.assert_trees_all_equal(naive, cached, fixed)
+    x, cond = resize(x, 64), resize(cond, 64)
+    noise = jax.random.uniform(jax.random.key(3), x.shape)
+    some, none = np.random.default_rng(6).random(x.shape) < 0.4, np.zeros(x.shape, bool)
+    warm, ones = np.linspace(0.5, 2, 64, dtype=np.float32), np.ones(64, np.float32)
+    methods = ["naive", "cached", "fixed_point"]
     if x.ndim == 4 and name in DERIVED and not hasattr(model, "ranks"):
-        by_rows, *rows_log_prob, passes = draw(method="rows", return_iterations=True)
-        chex.assert_trees_all_equal(naive, by_rows)
-        log_probs += rows_log_prob
-        assert x.shape[1] <= passes <= x.shape[1] * (math.prod(x.shape[2:]) + 1)
-    assert naive.dtype == jnp.int32
-    assert 1 <= iterations <= math.prod(x.shape[1:]) + 1
-    given_back, conditionals = quantile_and_log_prob(
-        model.output, apply(model, variables, naive, cond), noise, naive
-    )
-    chex.assert_trees_all_equal(naive, given_back)
-    for log_prob in (*log_probs, cached_log_prob, fixed_log_prob):
-        chex.assert_trees_all_close(log_prob, conditionals.sum(range(1, x.ndim)), rtol=1e-4, atol=1e-4)
+        methods.append("rows")
+
+    def draw(method, known, temperature):
+        options = {"return_iterations": method in ("fixed_point", "rows"), "return_log_prob": True}
+        settings = {"evidence": (x, known), "temperature": temperature}
+        return arjax.sample_from_noise(model, variables, noise, cond, method=method, **settings, **options)
+
+    for known, temperature in ((none, ones), (some, warm), (none, ones * np.float32(1e-45))):
+        (sample, log_prob), *others = (draw(method, known, temperature) for method in methods)
+        assert sample.dtype == jnp.int32
+        for other, its_log_prob, *_ in others:
+            chex.assert_trees_all_equal(sample, other)
+            chex.assert_trees_all_close(log_prob, its_log_prob, rtol=1e-4, atol=1e-4)
+        assert 1 <= others[1][2] <= math.prod(x.shape[1:]) + 1
+        if "rows" in methods:
+            assert x.shape[1] <= others[2][2] <= x.shape[1] * (math.prod(x.shape[2:]) + 1)
+        params = apply(model, variables, sample, cond)
+        if temperature[0] < 1e-30:
+            if "mixture" not in name:  # a cold mixture keeps the mean of one component, which may not be its mode
+                chex.assert_trees_all_equal(sample, model.output.mode(params))
+            continue
+        params = model.output.temper(params, temperature.reshape(-1, *[1] * x.ndim))
+        given_back, conditionals = quantile_and_log_prob(model.output, params, noise, sample)
+        np.testing.assert_array_equal(sample, jnp.where(known, x, given_back))
+        drawn = jnp.where(known, 0, conditionals).sum(range(1, x.ndim))
+        chex.assert_trees_all_close(log_prob, drawn, rtol=1e-4, atol=1e-4)
+    free, completed = (draw("cached", known, warm)[0] for known in (none, some))
+    ranks = ranks_of(model, variables, x.shape[1:]).reshape(x.shape[1:])
+    first_known = np.where(some, ranks, ranks.size).reshape(len(x), -1).min(1)
+    before = ranks[None] < first_known.reshape(-1, *[1] * ranks.ndim)
+    np.testing.assert_array_equal(completed[before], free[before])
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -205,11 +227,8 @@ def test_conditioning_changes_samples(name):
     others = jax.tree.map(lambda leaf: np.roll(leaf, 1, 0), cond)
     assert (arjax.log_prob(model, variables, x, cond) != arjax.log_prob(model, variables, x, others)).all()
     noise = jax.random.uniform(jax.random.key(5), (64, *x.shape[1:]))
-    for method in ("naive", "cached", "fixed_point"):
-        one, other = (
-            arjax.sample_from_noise(model, variables, noise, repeat(cond, 64, i), method=method) for i in (0, 1)
-        )
-        assert (one != other).any()
+    one, other = (arjax.sample_from_noise(model, variables, noise, repeat(cond, 64, i)) for i in (0, 1))
+    assert (one != other).any()
     first = tuple(0 for _ in x.shape[1:])
     one, other = (np.asarray(apply(model, variables, x, repeat(cond, len(x), i))[:, *first]) for i in (0, 1))
     assert (one != other).all(), "the condition reaches the first position too"
@@ -221,33 +240,6 @@ def test_missing_or_surplus_cond(name):
     wrong = np.zeros(len(x), np.int32) if cond is None else None
     with pytest.raises(ValueError, match="cond"):
         arjax.log_prob(model, variables, x, wrong)
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_evidence_stays(name):
-    """Each example at a temperature of its own; the log-probability is that of what was drawn, at that."""
-    model, variables, x, cond = setup(name)
-    x, cond = resize(x, 64), resize(cond, 64)
-    known = np.random.default_rng(6).random(x.shape) < 0.4
-    noise = jax.random.uniform(jax.random.key(7), x.shape)
-    temperature = np.linspace(0.5, 2, 64, dtype=np.float32)
-    draw = partial(arjax.sample_from_noise, model, variables, noise, cond, temperature=temperature)
-    (naive, log_prob), *others = (
-        draw(method=method, evidence=(x, known), return_log_prob=True)
-        for method in ("naive", "cached", "fixed_point")
-    )
-    chex.assert_trees_all_equal(naive, *(other for other, _ in others))
-    params = model.output.temper(apply(model, variables, naive, cond), temperature.reshape(-1, *[1] * x.ndim))
-    given_back, conditionals = quantile_and_log_prob(model.output, params, noise, naive)
-    np.testing.assert_array_equal(naive, jnp.where(known, x, given_back))
-    drawn = jnp.where(known, 0, conditionals).sum(range(1, x.ndim))
-    for each in (log_prob, *(other for _, other in others)):
-        chex.assert_trees_all_close(each, drawn, rtol=1e-4, atol=1e-4)
-    free = draw()
-    ranks = ranks_of(model, variables, x.shape[1:]).reshape(x.shape[1:])
-    first_known = np.where(known, ranks, ranks.size).reshape(len(x), -1).min(1)
-    before = ranks[None] < first_known.reshape(-1, *[1] * ranks.ndim)
-    np.testing.assert_array_equal(naive[before], free[before])
 
 
 @pytest.mark.parametrize("name", [name for name in NAMES if getattr(ZOO[name]()[0], "channels", 1) > 1])
@@ -266,21 +258,6 @@ def test_evidence_on_a_channel(name):
         assert (samples[-1][:, given] == value).all()
     np.testing.assert_array_equal(samples[0][:, :given], samples[1][:, :given])
     assert (samples[0][:, given + 1] != samples[1][:, given + 1]).any()
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_temperature(name):
-    """Cold samples are modes of their conditionals, in every sampler."""
-    model, variables, x, cond = setup(name)
-    cond = resize(cond, 64)
-    noise = jax.random.uniform(jax.random.key(8), (64, *x.shape[1:]))
-    cold = [
-        arjax.sample_from_noise(model, variables, noise, cond, method=method, temperature=1e-45)
-        for method in ("naive", "cached", "fixed_point")
-    ]
-    chex.assert_trees_all_equal(*cold)
-    if "mixture" not in name:  # a cold mixture keeps the mean of one component, which may not be its mode
-        chex.assert_trees_all_equal(cold[0], model.output.mode(apply(model, variables, cold[0], cond)))
 
 
 @pytest.mark.parametrize("name", NAMES)

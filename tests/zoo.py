@@ -9,7 +9,24 @@ import jax
 import numpy as np
 
 from arjax import orderings, parts
+from arjax.continuous import Logistic, Mixture, Normal
 from arjax.distributions import Bernoulli, Categorical, DiscretizedLogisticMixture
+from arjax.flows import (
+    BatchNorm,
+    Chain,
+    Coupling,
+    Dequantised,
+    Elementwise,
+    Flow,
+    Logit,
+    Perceptron,
+    Permutation,
+    iaf,
+    maf,
+    real_nvp,
+    real_nvp_of_vectors,
+    tarflow,
+)
 from arjax.layers import Classes, Context, Deconvolution, Fixed, Local, Map, Several, Strided, Upsampling, Vector
 from arjax.models import (
     MADE,
@@ -248,8 +265,8 @@ def context(**fields):
     return Context(6, num_blocks=1, **fields)
 
 
-def of_map(output, height, width, **fields):
-    return gated_pixelcnn(output, features=6, num_layers=2, conditioning=Map(height, width, 6), **fields)
+def of_map(output, height, width, *, features=6, **fields):
+    return gated_pixelcnn(output, features=features, num_layers=2, conditioning=Map(height, width, 6), **fields)
 
 
 def multiscale(base, **fields):
@@ -297,7 +314,7 @@ EXACT = {
         LABELS,
     ),
     "subscale_time": lambda: (
-        Subscale((1, 1, 2), of_map(Categorical(2), 2, 2, channels=2), context()),
+        Subscale((1, 1, 2), of_map(Categorical(2), 2, 2, channels=2, features=16), context()),
         integers(2, 4, 2, 2, 4),
         None,
     ),
@@ -367,3 +384,68 @@ WITH_PARTS = {
 """Hierarchies whose samples have parts."""
 
 STAGED = EXACT | WITH_PARTS
+
+CONTINUOUS = {
+    "made_mog": lambda: (MADE((5,), Mixture(Normal(), 3), hidden=(20, 20)), floats(4, 5), None),
+    "lstm_mixture": lambda: (RNN(Mixture(Normal(), 2), features=8), floats(4, 6), None),
+    "temporal_conv_logistic": lambda: (
+        TemporalConv(Logistic(), features=8, dilations=(1, 2, 4), conditioning=Vector(3)),
+        floats(4, 7),
+        floats(4, 3),
+    ),
+    "wavenet_logistic_mixture": lambda: (
+        wavenet(Mixture(Logistic(), 2), dilations=(1, 2, 16), entry="scalar", conditioning=Classes(5)),
+        floats(4, 20),
+        LABELS,
+    ),
+    "transformer_normal": lambda: (transformer((6,), Normal(), conditioning=Classes(5)), floats(4, 6), LABELS),
+    "transformer_patches": lambda: (
+        transformer((4, 5), Mixture(Normal(), 2), channels=5, ordering=(3, 2, 1, 0)),
+        floats(4, 4, 5),
+        None,
+    ),
+}
+"""The same for models of real numbers that are one pass of conditionals."""
+
+FLOWS = {
+    "maf": lambda: (maf((5,), num_layers=3, hidden=(16,)), floats(4, 5), None),
+    "maf_batch_norm": lambda: (maf((5,), num_layers=2, hidden=(16, 16), norm=BatchNorm), floats(4, 5), None),
+    "maf_mog": lambda: (
+        Flow(maf((5,), num_layers=2, hidden=(16,)).bijection, MADE((5,), Mixture(Normal(), 2), (16,))),
+        floats(4, 5),
+        None,
+    ),
+    "maf_mixture": lambda: (
+        maf((3,), num_layers=1, hidden=(12,), output=Mixture(Normal(), 2)),
+        floats(4, 3),
+        None,
+    ),
+    "iaf": lambda: (iaf((4,), num_layers=2, hidden=(12,)), floats(4, 4), None),
+    "elementwise": lambda: (
+        Flow(Chain((Permutation((2, 0, 1)), Elementwise((3,), Mixture(Logistic(), 3)), Elementwise((3,))))),
+        floats(4, 3),
+        None,
+    ),
+    "real_nvp_of_vectors": lambda: (real_nvp_of_vectors(num_layers=3, hidden=(12,)), floats(4, 5), None),
+    "real_nvp_halves": lambda: (
+        Flow(Chain((Coupling(Perceptron((12,)), "channels"), Coupling(Perceptron((12,)), "channels", True)))),
+        floats(4, 4),
+        None,
+    ),
+    "real_nvp": lambda: (real_nvp((4, 4, 1), features=4, num_blocks=1), floats(4, 4, 4, 1), None),
+    "tarflow": lambda: (
+        tarflow((4, 4, 1), patch=2, features=8, num_blocks=2, num_layers=1, num_heads=2, conditioning=Classes(5)),
+        floats(4, 4, 4, 1),
+        LABELS,
+    ),
+}
+"""Flows, likewise."""
+
+DEQUANTISED = {
+    "dequantised_maf": lambda: (
+        Dequantised(Flow(Chain((Logit(5), *maf((6,), num_layers=1, hidden=(16,)).bijection.layers))), 5),
+        integers(5, 4, 6),
+        None,
+    ),
+}
+"""Models of integers by flows of real numbers."""

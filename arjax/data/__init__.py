@@ -21,6 +21,7 @@ from arjax.data.files import read_images as read_images
 from arjax.data.files import read_labels as read_labels
 from arjax.data.files import read_npz as read_npz
 from arjax.data.files import read_sprites as read_sprites
+from arjax.data.moving import move as move
 from arjax.data.sequence_sets import AUDIO_SETS as AUDIO_SETS
 from arjax.data.sequence_sets import TEXT_SETS as TEXT_SETS
 from arjax.data.sequence_sets import TIMBRES as TIMBRES

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any, Protocol, Self
 
 import numpy as np
-from jaxtyping import Int32, Integer
+from jaxtyping import Int32, Integer, Num
 
 from arjax.data.splits import checked_split
 
@@ -32,23 +32,25 @@ class Examples(Protocol):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Dataset:
-    """Examples of one split, as integers.
+    """Examples of one split, as integers; or, with `levels=None`, as real numbers.
 
     Attributes:
-        x: Integers `0..levels-1`, `(n, *event)`; held as uint8 wherever the levels allow.
+        x: Integers `0..levels-1`, `(n, *event)`, held as uint8 wherever the levels allow; or finite floats, held
+            as float32.
         labels: Classes `0..num_classes-1`, `(n,)`, or None.
-        levels: Number of values a dimension can take.
+        levels: Number of values a dimension can take, None for real numbers.
         name: What the set is called in messages.
         split: `"train"`, `"valid"` or `"test"`, also by another name of it, such as `"val"`.
         num_classes: Number of classes; the largest label plus one where it is not given; None without labels.
 
     Raises:
-        ValueError: Not integers, no examples, a value out of range, or labels that do not fit the examples.
+        ValueError: Not integers or not finite floats, no examples, a value out of range, or labels that do not fit
+            the examples.
     """
 
-    x: Integer[np.ndarray, "n *event"]
+    x: Num[np.ndarray, "n *event"]
     labels: Integer[np.ndarray, "n"] | None = None
-    levels: int = 256
+    levels: Any = 256
     name: str = "data"
     split: str = "train"
     num_classes: int | None = None
@@ -59,8 +61,12 @@ class Dataset:
         x = np.asarray(self.x)
         if x.ndim < 2 or x.size == 0:
             raise ValueError(f"{name}: x has shape {x.shape}, wanted (n, *event) with at least one example")
-        check_range(f"{name}: x", x, levels, f"levels-1 = {levels - 1}")
-        object.__setattr__(self, "x", x.astype(np.uint8, copy=False) if levels <= 256 else x)
+        if levels is None:
+            check_real(f"{name}: x", x)
+            object.__setattr__(self, "x", x.astype(np.float32, copy=False))
+        else:
+            check_range(f"{name}: x", x, levels, f"levels-1 = {levels - 1}")
+            object.__setattr__(self, "x", x.astype(np.uint8, copy=False) if levels <= 256 else x)
         if self.labels is None:
             object.__setattr__(self, "num_classes", None)
             return
@@ -83,8 +89,8 @@ class Dataset:
         return [*rng.permutation(len(self))[: len(self) // batch_size * batch_size].reshape(-1, batch_size)]
 
     def batch(self, index: slice | Integer[np.ndarray, "b"]) -> Batch:
-        """The examples at `index`: `"x"`, int32 `(b, *event)`; with labels `"label"`, int32 `(b,)`."""
-        batch = {"x": self.x[index].astype(np.int32)}
+        """The examples at `index`: `"x"`, int32 or float32 `(b, *event)`; with labels `"label"`, int32 `(b,)`."""
+        batch = {"x": self.x[index].astype(np.float32 if self.levels is None else np.int32)}
         return batch if self.labels is None else batch | {"label": self.labels[index]}
 
     def take(self, index: slice | Integer[np.ndarray, "m"]) -> Self:
@@ -100,8 +106,10 @@ class Dataset:
         """The same examples on a coarser grid: value `v` becomes `v * levels // self.levels`.
 
         Raises:
-            ValueError: `levels` is not in `2..self.levels`.
+            ValueError: `levels` is not in `2..self.levels`, or there are none.
         """
+        if self.levels is None:
+            raise ValueError(f"{self.name}: cannot quantize real numbers, wanted integers")
         if not 2 <= levels <= self.levels:
             raise ValueError(f"{self.name}: cannot quantize {self.levels} levels to {levels}")
         table = (np.arange(self.levels) * levels // self.levels).astype(np.min_scalar_type(levels - 1))
@@ -115,6 +123,14 @@ def check_range(what: str, values: np.ndarray, size: int, limit: str) -> None:
     low, high = int(values.min()), int(values.max())
     if low < 0 or high >= size:
         raise ValueError(f"{what} has values {low}..{high}, wanted 0..{limit}")
+
+
+def check_real(what: str, values: np.ndarray) -> None:
+    """Raises `ValueError` unless `values` are finite floats."""
+    if not np.issubdtype(values.dtype, np.floating):
+        raise ValueError(f"{what} has dtype {values.dtype}, wanted floats for levels=None")
+    if not (finite := np.isfinite(values)).all():
+        raise ValueError(f"{what} has {values[~finite].ravel()[0]}, wanted finite floats")
 
 
 def checked_labels(
@@ -143,7 +159,7 @@ def batches(
     index; of several processes each reads its own.
 
     Yields:
-        What `dataset.batch` gives: `"x"`, int32 `(batch_size, *event)`; with labels `"label"`, int32
+        What `dataset.batch` gives: `"x"`, int32 or float32 `(batch_size, *event)`; with labels `"label"`, int32
         `(batch_size,)`; and more from `Windows`.
 
     Raises:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Int, Integer, UInt8
+from jaxtyping import Int, Num, UInt8
 
 from arjax.data.splits import own_splits
 from arjax.extras import require
@@ -87,11 +87,11 @@ def read_bits(path: Path) -> UInt8[np.ndarray, "n d"]:
     return np.frombuffer(b"".join(rows), np.uint8).reshape(len(rows), -1) & 1
 
 
-def read_npz(path: Path) -> dict[str, Integer[np.ndarray, "..."]]:
+def read_npz(path: Path) -> dict[str, Num[np.ndarray, "..."]]:
     """Reads the arrays of an npz file.
 
     Raises:
-        ValueError: The file is truncated, damaged, not an npz file, or holds anything but integers.
+        ValueError: The file is truncated, damaged, not an npz file, or holds anything but integers and floats.
     """
     with path.open("rb") as file:
         try:
@@ -100,8 +100,8 @@ def read_npz(path: Path) -> dict[str, Integer[np.ndarray, "..."]]:
         except Exception as error:  # on damaged bytes zipfile and numpy raise a dozen different ones
             raise ValueError(f"{path} is not a readable npz file: {error}") from error
     for key, array in arrays.items():
-        if array.dtype.kind not in "iu":
-            raise ValueError(f"{path}: {key} has dtype {array.dtype}, wanted integers")
+        if array.dtype.kind not in "iuf":
+            raise ValueError(f"{path}: {key} has dtype {array.dtype}, wanted integers or real numbers")
     return arrays
 
 
@@ -190,7 +190,7 @@ def read_sprites(path: Path, shape: tuple[int, ...]) -> UInt8[np.ndarray, "n h w
     Raises:
         ValueError: The file is truncated or damaged, or its size does not fit the shape.
     """
-    rows, (n, h, w, c) = _read_image(path), shape
+    rows, (n, h, w, c) = read_image(path), shape
     if rows.shape != (n, h * w, c):
         raise ValueError(f"{path} has shape {rows.shape}, wanted {(n, h * w, c)}")
     return rows.reshape(shape)
@@ -211,7 +211,12 @@ def read_labels(path: Path, count: int) -> Int[np.ndarray, "n"]:
     return np.array(labels)
 
 
-def _read_image(path: Path) -> UInt8[np.ndarray, "h w c"]:
+def read_image(path: Path) -> UInt8[np.ndarray, "h w c"]:
+    """Reads an image, 0 and 1 if black and white, else 0..255.
+
+    Raises:
+        ValueError: It is not readable, has several frames, or is neither black and white, grey nor RGB.
+    """
     pillow = require("PIL.Image", "experiments")
     try:
         with pillow.open(path) as image:
@@ -242,7 +247,7 @@ def read_images(
             or numbers of channels.
     """
     paths, labels = listed(folder, subfolders(folder) if classes is None else classes, IMAGE_SUFFIXES, "images")
-    images = [_read_image(path) for path in paths]
+    images = [read_image(path) for path in paths]
     for path, image in zip(paths, images, strict=True):
         if image.shape != images[0].shape:
             raise ValueError(f"{path} has shape {image.shape}, wanted {images[0].shape} as {paths[0]}")

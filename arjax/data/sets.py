@@ -20,6 +20,7 @@ from arjax.data.files import (
     read_sprites,
     subsets,
 )
+from arjax.data.moving import move
 from arjax.data.places import find, places, prepared, split_file, split_files, where
 from arjax.data.splits import WANTED, checked_split, divide, named_split, own_splits, share
 from arjax.extras import require
@@ -44,6 +45,8 @@ def load(
               first 3,200, the next 400, the last 400; comparable with nothing published;
             - `"coloured_digits"`, `"coloured_mnist"`: the same examples as digits and mnist in generated
               colours, 4 levels (`colour`);
+            - `"moving_digits"`: digits in 4 levels that move through 8 frames of 16x16, the channels of an image
+              (`move`);
             - `"tfds:NAME"`: features `image` and `label` of what tensorflow-datasets has prepared as
               array_record; without a validation split, the last tenth of the training split. Splits besides
               these three, such as `extra`, are left aside;
@@ -52,7 +55,8 @@ def load(
               that may hold classes. After one fixed permutation, what has no splits is divided 8:1:1 and what has
               no validation split 9:1.
 
-            Levels that are not stated are 2 where all values of all splits are 0 or 1, else 256.
+            Levels that are not stated are None, for real numbers, where all arrays are of floats, 2 where all
+            values of all splits are 0 or 1, else 256.
         split: `"train"`, `"valid"` or `"test"`. Here and wherever data name their splits, `"val"`, `"validation"`
             and `"dev"` are other names of `"valid"`, `"training"` and `"testing"` of the others.
         data_dir: The folder of the files, or of a subfolder of that name; by default `$ARJAX_DATA_DIR`.
@@ -137,6 +141,10 @@ def _coloured(name: str, split: str, folders: list[Path]) -> Dataset:
     return colour(load(name.removeprefix("coloured_"), split, data_dir=folders[0] if folders else None), name)
 
 
+def _moving_digits(name: str, split: str, folders: list[Path]) -> Dataset:
+    return move(load("digits", split).quantize(4), name)
+
+
 SETS: dict[str, Callable[[str, str, list[Path]], Dataset]] = {
     "digits": _digits,
     "mnist": _mnist,
@@ -144,6 +152,7 @@ SETS: dict[str, Callable[[str, str, list[Path]], Dataset]] = {
     "cifar10": _cifar10,
     "cifar10_partial": _cifar10_partial,
     **dict.fromkeys(("coloured_digits", "coloured_mnist"), _coloured),
+    "moving_digits": _moving_digits,
 }
 HOLDOUTS = {"mnist": "10000", "binarized_mnist": "10%", "cifar10": "5000"}
 SOURCES = {
@@ -193,6 +202,8 @@ def _npz(path: Path, split: str) -> Dataset:
     if surplus := set(y_parts) - set(x_parts):
         raise ValueError(f"{path} has the labels {y_parts[min(surplus)]} of no images, wanted their x as well")
     xs, ys = ({part: arrays[key] for part, key in parts.items()} for parts in (x_parts, y_parts))
+    if "levels" not in arrays and all(np.issubdtype(x.dtype, np.floating) for x in xs.values()):
+        return divide(str(path), set(xs) - {""}, split, lambda part: _real(xs[part], ys.get(part), path, split))
     levels = arrays.get("levels", np.array(max(_levels(x) for x in xs.values())))
     if levels.size != 1:
         raise ValueError(f"{path}: levels has shape {levels.shape}, wanted one number")
@@ -203,6 +214,10 @@ def _npz(path: Path, split: str) -> Dataset:
         return Dataset(x, ys.get(part), levels.item(), str(path), split, num_classes)
 
     return divide(str(path), set(xs) - {""}, split, read)
+
+
+def _real(x: np.ndarray, labels: np.ndarray | None, path: Path, split: str) -> Dataset:
+    return Dataset(x, labels, None, str(path), split)
 
 
 def _parts(path: Path, keys: list[str]) -> dict[str, str]:

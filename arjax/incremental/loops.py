@@ -212,9 +212,10 @@ class Period:
     def positions(self, plan: Any) -> tuple[Array, Any]:
         """The values of the positions, and what is handed out."""
         axis, found = self.level.axis, []
+        rows = self.context.draw_row is not None
         for p, source in enumerate(self.level.inputs):
             own = jax.tree.map(lambda leaf, p=p: lax.slice_in_dim(leaf, p, p + 1, axis=axis), plan)
-            if self.axes:
+            if self.axes and (rows or self.targets[p].last == p):  # else what lies along them is independent
                 x, kept = self._by_inner_loop(p, own)
             else:
                 x, kept = self.context.draw(memo_of(self.targets[p], self.memo), own)

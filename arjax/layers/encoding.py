@@ -1,6 +1,7 @@
-"""Integers to network inputs. `ABSENT` (-1), what stands before the first position, becomes zeros.
+"""Data to network inputs. `ABSENT` (-1), what stands before the first position, becomes zeros.
 
-What is neither a level nor absent becomes NaN: nothing that depends on it looks like a result.
+What is neither a level nor absent becomes NaN: nothing that depends on it looks like a result. Real numbers, for
+which `levels` is None, enter as they are, and NaN stands before the first.
 
 All codes are defined (and differentiable) between the integers too, so that `jax.jacobian` of a network with
 respect to its data shows who sees whom; at an integer they are exact.
@@ -37,35 +38,42 @@ def one_hot(x: Array, levels: int, dtype: DTypeLike = jnp.float32) -> Array:
     return _of_levels(jnp.maximum(1 - distance, 0), x[..., None], levels).astype(dtype)
 
 
-def scale(x: Array, levels: int, dtype: DTypeLike = jnp.float32) -> Array:
+def scale(x: Array, levels: int | None, dtype: DTypeLike = jnp.float32) -> Array:
     """The channels of each pixel scaled to [-1, 1], and one that tells a pixel (1) from padding (0).
 
-    `[..., channels] -> [..., channels + 1]`.
+    `[..., channels] -> [..., channels + 1]`. Real numbers are not scaled.
     """
+    if levels is None:
+        present = ~jnp.isnan(x)
+        return jnp.concatenate([jnp.where(present, x, 0), present[..., :1].astype(x.dtype)], -1).astype(dtype)
     present = (x >= 0).astype(jnp.float32)
     value = _of_levels((x.astype(jnp.float32) * (2 / (levels - 1)) - 1) * present, x, levels)
     return jnp.concatenate([value, present[..., :1]], -1).astype(dtype)
 
 
 class Embedding(nn.Module):
-    """A vector for each of the integers `0..levels-1`; a row of a table, looked up."""
+    """A vector for each of the integers `0..levels-1`, a row of a table, looked up; affine for real numbers."""
 
-    levels: int
+    levels: int | None
     features: int
     dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
         """`[...] -> [..., features]`."""
+        if self.levels is None:
+            return nn.Dense(self.features, dtype=self.dtype)(scale(x[..., None], None, self.dtype))
         init = nn.initializers.normal(1.0)
         table = self.param("embedding", init, (self.levels, self.features), jnp.float32).astype(self.dtype)
 
+        levels = self.levels
+
         def rows(x: Array) -> Array:
-            index = jnp.where(x < 0, self.levels, x).astype(jnp.int32)
+            index = jnp.where(x < 0, levels, x).astype(jnp.int32)
             return jnp.take(table, index, axis=0, mode="fill", fill_value=0)
 
         if jnp.issubdtype(x.dtype, jnp.integer):
-            return _of_levels(rows(x), x[..., None], self.levels)
+            return _of_levels(rows(x), x[..., None], levels)
         part = (x - jnp.floor(x))[..., None].astype(self.dtype)
         return rows(jnp.floor(x)) * (1 - part) + rows(jnp.floor(x) + 1) * part
 

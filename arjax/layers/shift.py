@@ -8,18 +8,18 @@ ABSENT = -1
 """What stands before the first position of integer data."""
 
 
-def entry_shift(x: Array, axis: int) -> Array:
+def entry_shift(x: Array, axis: int, levels: int | None = 2) -> Array:
     """What is known before each slice of `x` along `axis`: the slice before it, `ABSENT` before the first.
 
     The one shift of an autoregressive network, where its input enters; every layer after it sees the present.
-    Integers of any dtype become int32.
+    Integers of any dtype become int32. Real numbers, for which `levels` is None, have NaN before the first.
     """
     if jnp.issubdtype(x.dtype, jnp.integer):
         x = jnp.asarray(x, jnp.int32)
-    return shift(x, axis, ABSENT)
+    return shift(x, axis, ABSENT if levels is not None else jnp.nan)
 
 
-def shift(x: Array, axis: int, value: int = 0) -> Array:
+def shift(x: Array, axis: int, value: float = 0) -> Array:
     """Each slice of `x` along `axis` one place later, `value` in the first place, the last slice gone."""
     padding = [(int(i == axis), 0, 0) for i in range(x.ndim)]
     padded = lax.pad(x, jnp.asarray(value, x.dtype), padding)

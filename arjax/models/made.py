@@ -6,7 +6,8 @@ ensemble of models that share their weights.
 
 Deviations: hidden degrees are spread evenly over the variables (in random order where connectivity is agnostic)
 instead of drawn independently, so every layer has every degree it has room for; a variable of more than two
-levels enters as a one-hot code.
+levels enters as a one-hot code. With a continuous output it is the MADE of Papamakarios et al. (2017), arXiv
+1705.07057: of `Normal`, or of `Mixture` for their MADE MoG.
 """
 
 import itertools
@@ -75,7 +76,7 @@ class MADE(nn.Module):
     @property
     def code_length(self) -> int:
         """Inputs per variable: a one-hot code without its first entry, so a binary variable is one input."""
-        return self.output.levels - 1
+        return 1 if self.output.levels is None else self.output.levels - 1
 
     def __call__(self, x: Array, cond: None = None, *, train: bool = False) -> Array:
         """Data `Int[b, *event]` to parameters `Float[b, *event, num_params]`."""
@@ -124,7 +125,9 @@ class MADE(nn.Module):
         return jnp.repeat(ranks, self.code_length), jnp.repeat(ranks, self.output.num_params)
 
     def encode(self, x: Array) -> Array:
-        """`Int[..., ] -> Float[..., code_length]`."""
+        """`Int[...] -> Float[..., code_length]`; a real number is its own code."""
+        if self.output.levels is None:
+            return x[..., None].astype(self.dtype)
         return one_hot(x, self.output.levels, self.dtype)[..., 1:]
 
     def generate(self, draw: Draw, plan: Plan, cond: None = None) -> Drawn:

@@ -74,7 +74,7 @@ class RNN(nn.Module):
         check_sequences(x)
         context = self.condition(cond)
         check_length(context, x)
-        before = entry_shift(x, axis=1)
+        before = entry_shift(x, 1, self.output.levels)
         if self.has_variable("before", "x"):
             before = before.at[:, :1].set(self.get_variable("before", "x"))
         h = self.embedding(before)

@@ -53,6 +53,11 @@ class Subscale(nn.Module):
     first: Any = None
     conditioning: Any = None
 
+    def setup(self):
+        """Raises `ValueError` unless there are two slices or more."""
+        if self.count < 2:
+            raise ValueError(f"factors of 2 slices or more are wanted, got {self.factors}")
+
     @property
     def output(self) -> Any:
         """The distribution of a value."""
@@ -115,7 +120,11 @@ class Subscale(nn.Module):
         return stages.chained(values, *drawn, Drawn(None, log_probs, passes))
 
     def _condition(self, x: Array, cond: Any) -> Array | None:
-        return condition(self.conditioning, cond, axes=_places(x.shape[1:]))
+        axes = _places(x.shape[1:])
+        s, places = condition(self.conditioning, cond, axes), x.shape[1 : 1 + axes]
+        if s is not None and s.shape[1:-1] not in ((1,) * axes, places):
+            raise ValueError(f"cond: features of the places {places} are wanted, got {s.shape[1:-1]}")
+        return s
 
     def _log_prob(self, own: Array, x: Array, index: Array, s: Array | None, train: bool) -> Array:
         """Of the slices `own` of each example, which have the numbers `index`, given those before."""

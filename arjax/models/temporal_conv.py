@@ -77,7 +77,7 @@ class TemporalConv(nn.Module):
         check_sequences(x)
         context = self.condition(cond)
         check_length(context, x)
-        h = self.embedding(entry_shift(x, axis=1))
+        h = self.embedding(entry_shift(x, 1, self.output.levels))
         if self.positions is not None:
             h = beside(h, coordinates(x, self.positions, self.dtype))
         h = self.first(h)

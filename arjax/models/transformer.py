@@ -206,7 +206,7 @@ class Transformer(nn.Module):
         ranks = self._order(train=False) if ranks is None else ranks
         context = self.condition(cond, ranks)
         length = x.shape[1]
-        before = entry_shift(x, axis=1)
+        before = entry_shift(x, 1, self.output.levels)
         if self.channels:
             before = scale(before, self.output.levels, self.dtype)
         h = self.embedding(before)

@@ -77,6 +77,8 @@ class WaveNet(nn.Module):
         """Creates the layers. Raises `ValueError` for an unknown entry."""
         if self.entry not in ("embedding", "one_hot", "scalar"):
             raise ValueError(f"entry is 'embedding', 'one_hot' or 'scalar', got {self.entry!r}")
+        if self.entry == "one_hot" and self.output.levels is None:
+            raise ValueError(f"real numbers have no one-hot code: entry='scalar' is wanted for {self.output}")
         dtype = self.dtype
         if self.entry == "embedding":
             self.embedding = Embedding(self.output.levels, self.features, dtype)
@@ -103,7 +105,7 @@ class WaveNet(nn.Module):
         check_sequences(x)
         context = self.condition(cond)
         check_length(context, x)
-        h = self._enter(entry_shift(x, axis=1))
+        h = self._enter(entry_shift(x, 1, self.output.levels))
         units = []
         for i, (conv, bias) in enumerate(zip(self.convs, context, strict=True)):
             y = conv(self.dropping(h, deterministic=not train))
