@@ -3,9 +3,8 @@
 `<directory>/checkpoints/<step>` holds every array of a state by its path, and a record: a description of the model
 they belong to (see `arjax.descriptions`), what it was trained on, the evaluations so far, and a digest of all
 files, since orbax gives back some damaged arrays without a word. A finished checkpoint is renamed into place, and
-older ones are deleted after that: a process killed on the way loses nothing. Of several
-processes each writes the arrays that its devices hold, into a folder that all share; what was written from one mesh
-is read into any other.
+older ones are deleted after that: a process killed on the way loses nothing. Of several processes each writes the
+arrays that its devices hold, into a folder that all share; what was written from one mesh is read into any other.
 """
 
 import hashlib

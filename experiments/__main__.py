@@ -3,8 +3,8 @@
     python -m experiments
     python -m experiments --mesh data=4,fsdp=2 digits --steps 100
 
-The second is `python -m experiments.digits --steps 100` on a mesh of 4 x 2 devices (see `arjax.sharding`). Of several
-processes, each is started with its own number:
+The second is `python -m experiments.digits --steps 100` on a mesh of 4 x 2 devices (see `arjax.sharding`). Of
+several processes, each is started with its own number:
 
     python -m experiments --mesh data=8 --coordinator 10.0.0.1:1234 --processes 2 --process 0 digits
     python -m experiments --mesh data=8 --coordinator 10.0.0.1:1234 --processes 2 --process 1 digits

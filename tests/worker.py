@@ -1,10 +1,12 @@
-"""One process of a training run, for the tests of many devices: `python worker.py SETTINGS` in JSON.
+"""One process of a training run, for the tests of many devices: `python worker.py SETTINGS`, in JSON.
 
-It trains a small network and prints `{"step": loss}` as it goes. The number of devices comes from XLA_FLAGS.
+Each step's loss is a line of the file `log`. The number of devices comes from XLA_FLAGS.
 """
 
 import json
+import os
 import sys
+import time
 
 import jax
 import numpy as np
@@ -32,34 +34,42 @@ def toy(n, seed, split="train"):
 TRAIN, VALID = toy(64, 0), toy(27, 1, "valid")
 
 
-def run(directory, mesh=None, steps=20, join=None, losses=True, **settings):
-    """A run, and its loss at each step."""
+def run(directory, log, mesh=None, steps=20, join=None, pause=0.0, **settings):
+    """A run whose losses go to `log`; `pause`: seconds to wait after each step."""
     if join:
         sharding.join(**join)
-    mesh = sharding.parse_mesh(mesh) if mesh else None
-    found, step = {}, training.train_step
+    step = training.train_step
 
     def logged(state, *args, **kwargs):
         number = int(state.step) + 1
         state, metrics = step(state, *args, **kwargs)
-        found[str(number)] = float(metrics["nats"])
+        with open(log, "a") as file:
+            file.write(json.dumps([number, float(metrics["nats"])]) + "\n")
+        time.sleep(pause)
         return state, metrics
 
-    training.train_step = logged if losses else step
+    training.train_step = logged
     settings = {"batch_size": 16, "eval_every": 5, "conditional": True, "progress": False} | settings
+    mesh = sharding.parse_mesh(mesh) if mesh else None
     try:
-        state, history = training.fit(
+        return training.fit(
             MODEL, OPTIMIZER, TRAIN, VALID, directory=directory, steps=steps, mesh=mesh, **settings
         )
     finally:
         training.train_step = step
-    return state, history, found
+
+
+def losses(log):
+    """Every loss that was found for a step, by step."""
+    found = {}
+    for step, loss in map(json.loads, open(log)):  # noqa: SIM115
+        found.setdefault(step, []).append(loss)
+    return found
 
 
 if __name__ == "__main__":
-    jax.config.update("jax_threefry_partitionable", False)
     try:
-        _, history, found = run(**json.loads(sys.argv[1]))
+        run(**json.loads(sys.argv[1]))
     except (ValueError, TimeoutError) as error:
-        sys.exit(f"{type(error).__name__}: {error}")
-    print(json.dumps({"losses": found, "history": history}))
+        print(f"{type(error).__name__}: {error}", file=sys.stderr, flush=True)
+        os._exit(1)
