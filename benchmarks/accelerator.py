@@ -3,12 +3,12 @@
     python -m benchmarks.accelerator --results accelerator.jsonl --data-dir DATA
 
 The cells come in order of importance: PixelCNN++ at the paper's size, naive, cached and forward; the cached
-samplers of other networks; training steps and their share of the device's peak; Gated PixelCNN trained on binarized
-MNIST for --train-seconds; ways to compile the loop of a sampler. They run in a process of their own, and each row is
-appended to --results as soon as it is there. A cell that takes longer than --limit seconds, or fails, leaves its
-error as a row, and the next one begins; after --minutes all ends. Run again, what is finished is not repeated. --list
-shows the cells, --only runs those whose names contain a text, --tiny shrinks everything, for a dry run on a CPU. It
-needs arjax alone, and tqdm for progress.
+samplers of other networks; training steps and their share of the device's peak; Gated PixelCNN trained on
+binarized MNIST for --train-seconds; ways to compile the loop of a sampler. They run in a process of their own,
+and each row is appended to --results as soon as it is there. A cell that takes longer than --limit seconds, or
+fails, leaves its error as a row, and the next one begins; after --minutes all ends. Run again, what is finished
+is not repeated. --list shows the cells, --only runs those whose names contain a text, --tiny shrinks
+everything, for a dry run on a CPU. It needs arjax alone, and tqdm for progress.
 
 Rows have `cell`, and those of
 
@@ -310,7 +310,7 @@ def models(args: argparse.Namespace) -> dict[str, tuple[Any, tuple[int, ...]]]:
 
 
 def kernels(program: str) -> int:
-    """What the innermost loop of a compiled program launches a round: the most of any loop without another in it."""
+    """What the innermost loop of a compiled program launches a round: the most of any without another in it."""
     bodies = {}
     computation = re.compile(r"^(?:ENTRY )?%?([\w.-]+) [^\n]*\{\n(.*?)^\}", re.MULTILINE | re.DOTALL)
     for name, body in computation.findall(program):

@@ -19,7 +19,7 @@ import pytest
 import worker
 from helpers import random_variables
 from jax.sharding import PartitionSpec
-from test_training import TRAIN, VALID, assert_same_bits, lines, text
+from test_training import TRAIN, assert_same_bits, lines, text
 from test_training import fit as fit_toy
 
 from arjax import checkpoints, sharding, training
@@ -209,9 +209,10 @@ def test_sigterm_saves_and_leaves(tmp_path, monkeypatch):
         return step(*args, **kwargs)
 
     before = signal.getsignal(signal.SIGTERM)
-    with monkeypatch.context() as patched, pytest.raises(SystemExit) as left:
-        patched.setattr(training, "train_step", stopped)
+    monkeypatch.setattr(training, "train_step", stopped)
+    with pytest.raises(SystemExit) as left:
         fit_toy(tmp_path / "parts")
+    monkeypatch.setattr(training, "train_step", step)
     assert left.value.code == 143
     assert signal.getsignal(signal.SIGTERM) is before
     assert checkpoints.steps(tmp_path / "parts")[-1] == 5
@@ -325,7 +326,8 @@ noise = jax.device_put(noise, sharding.batch_sharding(mesh))
 x = arjax.sample_from_noise(worker.MODEL, {"params": params}, noise, labels)
 np.save(f"{folder}/sharded.npy", x)
 params = jax.tree.map(np.asarray, state.ema_params)
-np.save(f"{folder}/whole.npy", arjax.sample_from_noise(worker.MODEL, {"params": params}, np.asarray(noise), labels))
+x = arjax.sample_from_noise(worker.MODEL, {"params": params}, np.asarray(noise), labels)
+np.save(f"{folder}/whole.npy", x)
 
 mesh = sharding.parse_mesh("fsdp=8")
 batch = {"x": np.zeros((8, 32, 32, 3), np.int32)}

@@ -8,7 +8,6 @@ import os
 import sys
 import time
 
-import jax
 import numpy as np
 import optax
 
