@@ -3,7 +3,8 @@
 `<directory>/checkpoints/<step>` holds every array of a state by its path, and a record: a description of the model
 they belong to (see `arjax.descriptions`), what it was trained on, the evaluations so far, and a digest of all
 files, since orbax gives back some damaged arrays without a word. A finished checkpoint is renamed into place, and
-older ones are deleted after that: a process killed on the way loses nothing.
+older ones are deleted after that: a process killed on the way loses nothing. Of several processes each writes the
+arrays that its devices hold, into a folder that all share; what was written from one mesh is read into any other.
 """
 
 import hashlib
@@ -20,7 +21,9 @@ import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 from flax import traverse_util
+from jax.experimental import multihost_utils
 
+from arjax.checks import readable
 from arjax.descriptions import Description, build, describe
 
 History = list[dict[str, Any]]
@@ -33,9 +36,18 @@ def steps(directory: str | os.PathLike[str]) -> list[int]:
 
 
 def save(
-    directory: str | os.PathLike[str], state: Any, history: History, model: Any, data: dict[str, Any] | None = None
+    directory: str | os.PathLike[str],
+    state: Any,
+    history: History,
+    model: Any,
+    data: dict[str, Any] | None = None,
+    *,
+    step: int | None = None,
+    pending: dict[str, Any] | None = None,
 ) -> None:
     """Writes a checkpoint of step `history[-1]["step"]`, then deletes all but this and the best.
+
+    Of several processes all call it, with the same arguments.
 
     Args:
         directory: the run's folder.
@@ -43,19 +55,38 @@ def save(
         history: the evaluations so far.
         model: the Linen module that the state belongs to.
         data: what it is trained on, as JSON values; see `load_data`.
+        step: the step of the state, where it is not that of the last evaluation.
+        pending: JSON values that belong to the evaluation to come; see `load_pending`.
     """
-    path = _folder(directory) / str(history[-1]["step"])
-    unfinished = path.with_name(f"{path.name}.{os.getpid()}")
-    arrays = {name: np.asarray(leaf) for name, leaf in _by_name(state).items()}
+    path = _folder(directory) / str(history[-1]["step"] if step is None else step)
+    unfinished = path.with_name(f"{path.name}.unfinished")
+    if jax.process_index() == 0:
+        shutil.rmtree(unfinished, ignore_errors=True)
+    arrays = {name: np.asarray(leaf) if readable(leaf) else leaf for name, leaf in _by_name(state).items()}
+    _wait_for_all()
     with ocp.Checkpointer(ocp.StandardCheckpointHandler()) as orbax:
         orbax.save(unfinished / "arrays", args=ocp.args.StandardSave(arrays), force=True)
-    record = {"model": describe(model), "data": data or {}, "history": history}
+    _wait_for_all()
+    if jax.process_index() == 0:
+        record = {"model": describe(model), "data": data or {}, "history": history, "pending": pending or {}}
+        _finish(unfinished, path, record)
+    _wait_for_all()
+
+
+def _finish(unfinished: Path, path: Path, record: dict[str, Any]) -> None:
+    """Renames a checkpoint into place, with its record, and deletes what is neither it nor the best."""
     record["digest"] = _digest(unfinished / "arrays", record)
     (unfinished / "record.json").write_text(json.dumps(record))
     unfinished.rename(path)
+    kept = path.name, _best(record["history"])
     for other in path.parent.iterdir():
-        if other.name.split(".")[0].isdigit() and other.name not in (path.name, _best(history)):
+        if other.name.split(".")[0].isdigit() and other.name not in kept:
             shutil.rmtree(other)
+
+
+def load_pending(directory: str | os.PathLike[str]) -> dict[str, Any]:
+    """What the latest checkpoint was saved with as `pending`: empty unless it was saved between evaluations."""
+    return _read_record(_latest_path(directory)).get("pending", {})
 
 
 def restore(
@@ -65,7 +96,8 @@ def restore(
 
     Args:
         directory: the run's folder.
-        state: what the state looks like: a pytree of arrays or of `jax.ShapeDtypeStruct`.
+        state: what the state looks like: a pytree of arrays or of `jax.ShapeDtypeStruct`. A leaf of the latter
+            with a sharding is laid out like that, on whatever devices it was; all else is on the default device.
         model: the Linen module that the checkpoint must belong to.
         best: the checkpoint with the lowest validation loss instead of the latest.
 
@@ -84,7 +116,7 @@ def restore(
             )
 
     def leaf(path: Any, like: Any) -> Any:
-        array = jnp.array(arrays[_name(path)])
+        array = _placed(arrays[_name(path)], like)
         return jax.random.wrap_key_data(array) if _is_key(like) else array
 
     return jax.tree_util.tree_map_with_path(leaf, state), history
@@ -150,8 +182,9 @@ def _read(directory: str | os.PathLike[str], best: bool) -> tuple[Path, dict[str
     """The latest or the best checkpoint: its folder, its arrays and its record."""
     path = _latest_path(directory)
     arrays, record = _read_step(path)
-    if best and path.name != _best(record["history"]):
-        path = path.with_name(_best(record["history"]))
+    name = _best(record["history"])
+    if best and name not in (None, path.name):
+        path = path.with_name(str(name))
         arrays, record = _read_step(path)
     return path, arrays, record
 
@@ -165,8 +198,11 @@ def _latest_path(directory: str | os.PathLike[str]) -> Path:
 def _read_step(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     record = _read_record(path)
     try:
-        with ocp.Checkpointer(ocp.StandardCheckpointHandler()) as orbax:
-            return orbax.restore(path / "arrays"), record
+        with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as orbax:
+            names = orbax.metadata(path / "arrays").item_metadata.tree
+            as_numpy = {name: ocp.RestoreArgs(restore_type=np.ndarray) for name in names}
+            arrays = orbax.restore(path / "arrays", args=ocp.args.PyTreeRestore(restore_args=as_numpy))
+            return arrays, record
     except Exception as error:
         raise ValueError(_damaged(path)) from error
 
@@ -204,8 +240,21 @@ def _folder(directory: str | os.PathLike[str]) -> Path:
     return Path(directory).absolute() / "checkpoints"
 
 
-def _best(history: History) -> str:
-    return str(min(history, key=lambda line: line["valid_nats"])["step"])
+def _best(history: History) -> str | None:
+    return str(min(history, key=lambda line: line["valid_nats"])["step"]) if history else None
+
+
+def _placed(array: np.ndarray, like: Any) -> jax.Array:
+    sharding = like.sharding if isinstance(like, jax.ShapeDtypeStruct) else None
+    if sharding is None:
+        return jnp.array(array)
+    return jax.make_array_from_callback(array.shape, sharding, lambda index: array[index])
+
+
+def _wait_for_all() -> None:
+    """Returns once all processes have come here."""
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices("checkpoint")
 
 
 def _by_name(tree: Any) -> dict[str, Any]:

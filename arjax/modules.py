@@ -1,9 +1,10 @@
 """Models as the public functions take them: what can be called, hashed and compared."""
 
+import contextlib
 import dataclasses
 import inspect
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import flax.linen as nn
@@ -66,6 +67,37 @@ def init(model: Any, key: Any, *batch: Any, **options: Any) -> Any:
     """The variables a Linen module begins with; of `batch`, `x` and `cond`, what is None is left out."""
     method = "log_prob" if hasattr(model, "log_prob") else "__call__"
     return model.init(key, *(part for part in batch if part is not None), method=method, **options)
+
+
+@contextlib.contextmanager
+def rematerialised() -> Iterator[None]:
+    """Within this context a model's layers forget their inner activations, which their gradient finds anew.
+
+    The layers are the submodules that the model calls itself: of each only what it is given stays in memory, for
+    one more forward pass of arithmetic (Chen et al. 2016, arXiv:1604.06174). Nothing else changes.
+    """
+    inside: set[tuple[str, ...]] = set()
+
+    def layer(following: Any, args: Any, kwargs: Any, context: Any) -> Any:
+        path, method = context.module.path, context.method_name
+        if len(path) != 1 or path in inside or method == "setup":
+            return following(*args, **kwargs)
+        leaves, structure = jax.tree.flatten((args, kwargs))
+        arrays = [leaf if isinstance(leaf, jax.Array) else None for leaf in leaves]
+
+        def call(module: Any, arrays: list[Any]) -> Any:
+            given = [leaf if array is None else array for leaf, array in zip(leaves, arrays, strict=True)]
+            args, kwargs = jax.tree.unflatten(structure, given)
+            return getattr(module, method)(*args, **kwargs)
+
+        inside.add(path)
+        try:
+            return nn.remat(call)(context.module, arrays)
+        finally:
+            inside.remove(path)
+
+    with nn.intercept_methods(layer):
+        yield
 
 
 def _given(model: Any, function: Any, cond: Any) -> tuple[Any, ...]:

@@ -1,6 +1,7 @@
 """What the benchmarks share: the networks, the command line, the stopwatch and the form of the report."""
 
 import argparse
+import contextlib
 import json
 import os
 import platform
@@ -9,6 +10,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import flax.linen as nn
@@ -120,6 +122,13 @@ def fewest_seconds(
 def progress(cells: list[Any]) -> Iterable[Any]:
     """The cells of the table to come, with a bar on a terminal if tqdm is installed."""
     return tqdm(cells, unit="cell", disable=None) if tqdm else cells
+
+
+def bar(total: int, unit: str) -> Any:
+    """A bar of progress of `total` units, on a terminal if tqdm is installed."""
+    if tqdm is None:
+        return contextlib.nullcontext(SimpleNamespace(update=lambda count: None))
+    return tqdm(total=total, unit=unit, disable=None)
 
 
 def report(

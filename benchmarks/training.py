@@ -8,6 +8,7 @@ the batch weighs most: the overhead of a step, and the optimizer, which touches 
 
 - `memory_bytes`: what the compiled step holds at most, by JAX's account: arguments (mostly the state),
   results and temporaries, less the results that take a donated argument's place.
+- `flops` (JSON only): the step's, by XLA's account of the compiled program.
 - `device_peak_bytes`: the most the device has held since the program began, so only the first row's belongs
   to its own step; null where the device keeps no account, as a CPU.
 
@@ -71,6 +72,7 @@ def measure(
             + memory.temp_size_in_bytes
             - memory.alias_size_in_bytes
         ),
+        "flops": (step.cost_analysis() or {}).get("flops"),
         "device_peak_bytes": (device.memory_stats() or {}).get("peak_bytes_in_use"),
     }
 

@@ -18,7 +18,6 @@ import math
 from pathlib import Path
 
 import flax.linen as nn
-import jax.numpy as jnp
 import numpy as np
 import tyro
 from sklearn.mixture import GaussianMixture
@@ -105,7 +104,7 @@ def picture(model: Histogram, variables: dict, fitted: GaussianMixture, x: np.nd
     axis = np.linspace(x.min() - 1, x.max() + 1, 400, dtype=np.float32)
 
     def cdf(values: np.ndarray) -> np.ndarray:
-        values = jnp.asarray(values, jnp.float32)[:, None]
+        values = values.astype(np.float32)[:, None]
         return np.exp(model.output.log_cdf(model.apply(variables, values), values))[:, 0]
 
     canvas = plotting.figure(12, 3.4)

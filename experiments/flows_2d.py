@@ -100,7 +100,7 @@ def main(config: Config) -> dict[str, dict[str, float]]:
         train, valid, test = (
             Dataset(draw(rng, n), levels=None, name=name, split=split) for split, n in sizes.items()
         )
-        trained = {}
+        trained: dict[str, tuple[Flow, Any]] = {}
         found[name] = {"true": float(-log_density(test.x).mean())} if name == "gaussians" else {}
         for label, flow in flows.items():
             state, _ = training.fit(

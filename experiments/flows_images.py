@@ -82,7 +82,7 @@ VARIANTS = {
 }
 
 
-def networks(config: Config, event: tuple[int, int, int], levels: int) -> dict[str, Dequantised]:
+def networks(config: Config, event: tuple[int, ...], levels: int) -> dict[str, Dequantised]:
     """The flows by name, each after the same logit."""
     logit = Logit(levels, config.margin)
     made = maf(event, num_layers=config.num_layers, hidden=config.hidden)

@@ -1,6 +1,6 @@
 """Gray, then colour: an image given its gray version (Kolesnikov and Lampert, 2017), beside a direct model.
 
-Command: python -m experiments.gray_then_colour   (about 6 minutes on 2 CPU cores; --help lists the variants)
+Command: python -m experiments.gray_then_colour   (about 9 minutes, shared; --help lists the variants)
 
 A Gated PixelCNN of the gray image, then one of the colours that is given a map of it; the direct model generates
 all channels at once and has as many parameters. Both are conditioned on the class. The score of the former is a
@@ -8,7 +8,7 @@ bound on its bits, so the table says `<=`; the bits of gray and of colour are pe
 and add up. Expect on the test sets, in bits/dim:
 
     variant                direct      gray + colour
-    coloured-digits         not yet measured
+    coloured-digits         0.387      0.149 + 0.258 = <= 0.407 (histogram 1.514)
     coloured-mnist          not yet measured
     cifar10-partial         not yet measured
 

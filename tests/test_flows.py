@@ -139,7 +139,7 @@ def test_jacobians_are_triangular():
     ordering = (3, 0, 4, 1, 2)
     made = MADE((5,), Normal(), (16,), ordering=ordering)
     x = floats(4, 5)
-    for layer in (Autoregressive(made), *iaf((5,), num_layers=1, hidden=(16,), norm=None).bijection.layer.layers):
+    for layer in (Autoregressive(made), *iaf((5,), num_layers=1, hidden=(16,)).bijection.layer.layers):
         model = Flow(layer)
         found = jacobians(model, random_variables(model, x, scale=0.1), x, None)
         own = np.array(layer.conditioner.ordering or range(5))

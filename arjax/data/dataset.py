@@ -149,11 +149,14 @@ def checked_labels(
     return labels.astype(np.int32), num_classes
 
 
-def batches(dataset: Examples, batch_size: int, *, seed: int, step: int = 0) -> Iterator[Batch]:
+def batches(
+    dataset: Examples, batch_size: int, *, seed: int, step: int = 0, rows: Any = slice(None)
+) -> Iterator[Batch]:
     """Endless batches from batch number `step` on, each a pure function of `(seed, step)`.
 
     Epoch `e` is planned with `default_rng((seed, e))`, which shuffles the examples unless a state is carried
-    from one to the next, and leaves out only the last, incomplete batch.
+    from one to the next, and leaves out only the last, incomplete batch. Of a batch only `rows` are read, an
+    index; of several processes each reads its own.
 
     Yields:
         What `dataset.batch` gives: `"x"`, int32 or float32 `(batch_size, *event)`; with labels `"label"`, int32
@@ -171,7 +174,7 @@ def batches(dataset: Examples, batch_size: int, *, seed: int, step: int = 0) -> 
         epoch, start = divmod(step, len(dataset) // batch_size)
         while True:
             plan = dataset.plan(batch_size, np.random.default_rng((seed, epoch)))
-            yield from map(dataset.batch, plan[start:])
+            yield from (dataset.batch(index[rows]) for index in plan[start:])
             epoch, start = epoch + 1, 0
 
     return generate()

@@ -256,11 +256,11 @@ class Windows:
             return [order[i : i + batch_size] for i in range(0, stop, batch_size)]
         total, rows = len(self.sequences.x), np.arange(batch_size)
         stream = -(-total // batch_size) if rng is None else len(self) // batch_size * self.length
-        ends = np.minimum((rows + 1) * stream, total)
-        return [np.stack([rows * stream + k, ends], axis=1) for k in range(0, stream, self.length)]
+        starts, ends = rows * stream, np.minimum((rows + 1) * stream, total)
+        return [np.stack([starts + k, starts, ends], axis=1) for k in range(0, stream, self.length)]
 
-    def batch(self, index: slice | Integer[np.ndarray, "b"] | Integer[np.ndarray, "b 2"]) -> Batch:
-        """The windows at `index`; with `carry`, those that start and whose streams end at `index` in `x`.
+    def batch(self, index: slice | Integer[np.ndarray, "b"] | Integer[np.ndarray, "b 3"]) -> Batch:
+        """The windows at `index`; with `carry`, those that start and whose streams start and end there in `x`.
 
         Returns:
             `"x"`, int32 `(b, context + length)`, and `"scored"`, bool of that shape, true on the window;
@@ -270,9 +270,9 @@ class Windows:
             true on the first batch of an epoch.
         """
         if self.carry:
-            first, end = np.asarray(index).T
+            first, start, end = np.asarray(index).T
             batch = self._cut(first, first, end)
-            fresh = first[0] == 0
+            fresh = first[0] == start[0]
             before = self.sequences.x[np.minimum(first, len(self.sequences.x)) - 1].astype(np.int32)
             return batch | {"before": np.where(fresh, np.int32(-1), before)[:, None], "fresh": np.array(fresh)}
         sequences, (sequence, first) = self.sequences, (column[index] for column in self._table)

@@ -2,13 +2,12 @@
 
 An autoregressive model with continuous conditionals is a flow: `z_i` is the standard normal number with the mass
 of `x_i` below it (MAF, section 3.1). Of `Normal` conditionals that is `z_i = (x_i - mu_i) exp(-alpha_i)`, both
-functions of `x_<i` (equations 3 and 4); of a `Mixture` it is the mixture's CDF. One pass gives `z` of `x`; `x` of
-`z` takes one dimension after the other, by the samplers of the model. An inverse autoregressive flow is the same
-layer the other way round (MAF, section 3.4): samples take one pass, the density of given data one dimension after
-the other.
+functions of `x_<i`; of a `Mixture` it is the mixture's CDF. One pass gives `z` of `x`; `x` of `z` takes one
+dimension after the other, by the samplers of the model. An inverse autoregressive flow is the same layer the other
+way round (MAF, section 3.2): samples take one pass, the density of given data one dimension after the other.
 
 Deviations: layers are normalised by `ActNorm` unless `BatchNorm`, the paper's, is asked for; log-scales are
-parameters where the paper's code has log-precisions; IAF's gated update (its equation 14) is not used.
+parameters where the paper's code has log-precisions; IAF's gated update is not used.
 """
 
 import dataclasses
@@ -132,7 +131,7 @@ def maf(
     return Flow(Chain(tuple(layers)))
 
 
-def iaf(event: tuple[int, ...], **settings: Any) -> Flow:
+def iaf(event: tuple[int, ...], *, norm: Callable[..., Any] | None = None, **settings: Any) -> Flow:
     """An inverse autoregressive flow of events of any shape, settings as of `maf`."""
-    flow = maf(event, **settings)
+    flow = maf(event, norm=norm, **settings)
     return Flow(Inverse(flow.bijection), flow.base)

@@ -134,7 +134,7 @@ class ActNorm(nn.Module):
 
 
 class BatchNorm(nn.Module):
-    """`(x - mean) / sqrt(variance + 1e-5) * exp(log_scale) + bias` (MAF, section 3.5; Dinh et al., section 3.7).
+    """`(x - mean) / sqrt(variance + 1e-5) * exp(log_scale) + bias` (Dinh et al., 2017, section 3.7).
 
     Each channel, the last axis, by the mean and the variance of the batch in training, and elsewhere by their
     running averages, which are parameters that `arjax.training` updates; they begin as those of the first batch.

@@ -1,4 +1,4 @@
-"""Images of integers by flows: uniform dequantisation (Theis et al., 2016, arXiv 1511.01844, section 3.1).
+"""Images of integers by flows: uniform dequantisation (Theis et al., 2016, arXiv 1511.01844).
 
 An integer v has the mass of the density over [v, v + 1). The mean of `log p(v + u)` over uniform u bounds its
 logarithm from below (Jensen), so that nats and bits/dim of a dequantised flow are upper bounds of its own, which

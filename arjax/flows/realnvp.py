@@ -1,6 +1,6 @@
 """RealNVP, Dinh, Sohl-Dickstein and Bengio (2017), "Density estimation using Real NVP", arXiv 1605.08803.
 
-Affine couplings (equations 7 and 8): what a mask keeps decides how the rest is scaled and moved, so that both
+Affine couplings (section 3.2): what a mask keeps decides how the rest is scaled and moved, so that both
 directions are one pass. Masks are checkerboards and halves of the channels (section 3.4, figure 3), a squeeze
 turns 2 x 2 squares into channels, and half of the variables are factored out at each scale (section 3.6).
 

@@ -1,8 +1,8 @@
 """TarFlow, Zhai et al. (2024), "Normalizing flows are capable generative models", arXiv 2412.06329.
 
-An image is a sequence of patches. Each block is an affine autoregressive flow over them (equation 5) whose
-conditioner is a causal transformer over all channels of a patch, in alternating directions (section 2.3). One
-pass gives the density; samples take one patch after the other, in every block, with the keys and values cached.
+An image is a sequence of patches. Each block is an affine autoregressive flow over them whose conditioner is a
+causal transformer over all channels of a patch, in alternating directions. One pass gives the density; samples
+take one patch after the other, in every block, with the keys and values cached.
 
 Deviations: the network is `arjax.models.Transformer`, which is told the place that it reads and the one to come,
 and which scales and moves the first patch too (the paper leaves it as it is); its last layer begins small, not at
@@ -58,7 +58,7 @@ class Patches(nn.Module):
 
 
 def tarflow(
-    event: tuple[int, int, int],
+    event: tuple[int, ...],
     *,
     patch: int = 4,
     features: int = 128,

@@ -15,6 +15,8 @@ from arjax.incremental.values import Const, Facts, Late, Memo, Node, Tracked, co
 
 FEW = 4
 """Positions at most along an axis that are taken one after the other without a loop."""
+UNROLL = 1
+"""Steps of a loop that are compiled as one (see `benchmarks.accelerator`)."""
 
 Draw = Callable[[Array, Any], tuple[Array, Any]]
 """`draw(params, plan) -> (x, kept)`: values of some positions, and arrays of their shape to hand out."""
@@ -129,7 +131,7 @@ def sampled(
     stepper = Stepper(level, axes, wanted, context)
     steps = level.length // level.width
     xs = jnp.arange(steps, dtype=jnp.int32), jax.tree.map(lambda leaf: cut(leaf, level.axis, level.width), plan)
-    _, (x, kept, values) = lax.scan(stepper, stepper.initial(), xs)
+    _, (x, kept, values) = lax.scan(stepper, stepper.initial(), xs, unroll=UNROLL)
     x, kept = jax.tree.map(lambda leaf: merged(leaf, level.axis), (x, kept))
     return x, kept, stepper.outputs(values)
 
