@@ -1,13 +1,19 @@
 """Anomaly detection: four scores of a Gated PixelCNN on images of another kind, the known failure among them.
 
-Command: python -m experiments.anomaly   (not yet timed)
+Command: python -m experiments.anomaly   (4 minutes on a shared CPU core)
          python -m experiments.anomaly --data fashion --data-dir DATA
 
 A model and a background model (Ren et al., 2019) are trained, then AUROC of the scores of `arjax.anomaly` is
 measured: how often an image of another kind has a higher score than one of the test set. 0.5 is chance; below it,
 the score takes the foreign images for the better ones, which the likelihood itself is known to do.
 
-`digits`: scikit-learn's 8x8 digits against their negatives and against constant images. Not yet measured.
+`digits`: scikit-learn's 8x8 digits against their negatives and against constant images:
+
+                        likelihood       ratio  complexity  typicality
+    negatives                1.000       0.998       1.000       1.000
+    constant images          0.934       0.897       1.000       0.995
+
+The likelihood fails on the black images alone: they have 1.31 bits/dim where digits have 1.80 in the mean.
 
 `fashion`: Fashion-MNIST (Debian's package `dataset-fashion-mnist` has the original files) against MNIST and, if it
 is in the data folder, notMNIST. Published for PixelCNN++ and MNIST: likelihood 0.089, ratio 0.97 (Ren et al.),
