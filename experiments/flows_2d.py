@@ -49,7 +49,7 @@ class Config:
     """Updates of each flow."""
     batch_size: int = 500
     """Examples per update."""
-    learning_rate: float = 5e-3
+    learning_rate: float = 1e-3
     """Peak of the schedule."""
     seed: int = 0
     """Seed of everything random."""

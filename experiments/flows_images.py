@@ -46,7 +46,7 @@ class Config:
     """Side of its patches."""
     dropout: float = 0.1
     """Rate of its dropout."""
-    learning_rate: float = 2e-3
+    learning_rate: float = 1e-3
     """Peak of AdamW's warm-up and cosine schedule."""
     weight_decay: float = 0.05
     """AdamW's weight decay."""

@@ -46,7 +46,7 @@ class Config:
     """Updates of each model at most."""
     batch_size: int = 200
     """Examples per update."""
-    learning_rate: float = 2e-3
+    learning_rate: float = 1e-3
     """Peak of the schedule."""
     patience: int = 5
     """Evaluations without improvement before stopping."""
