@@ -5,11 +5,13 @@ each leaf along its largest axis that divides (fully sharded data parallelism), 
 program runs on every process, each of which reads its own examples of a batch.
 """
 
+import contextlib
 import math
 import os
+import socket
+import time
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
@@ -53,7 +55,7 @@ def parse_mesh(text: str) -> Mesh:
     return make_mesh(**{axis: int(size) for axis, size in sizes.items()})
 
 
-@contextmanager
+@contextlib.contextmanager
 def use_mesh(mesh: Mesh | None) -> Iterator[None]:
     """Within this context `mesh` is what `arjax.training.fit` trains on, unless it is given another."""
     token = _MESH.set(mesh)
@@ -79,8 +81,7 @@ def join(coordinator: str, processes: int, process: int, *, patience: int = PATI
 
     Raises:
         ValueError: the numbers or the address do not fit.
-        TimeoutError: not all came in time. Of processes other than 0 JAX may end the program itself, with a
-            message of its own.
+        OSError: the port is taken; `TimeoutError`, if not all came in time.
     """
     host, _, port = coordinator.rpartition(":")
     if not host or not port.isdecimal():
@@ -88,19 +89,54 @@ def join(coordinator: str, processes: int, process: int, *, patience: int = PATI
     if not 0 <= process < processes:
         raise ValueError(f"process: a number in 0..{processes - 1} is wanted, got {process}")
     try:
-        jax.distributed.initialize(
-            coordinator,
-            processes,
-            process,
-            initialization_timeout=patience,
-            heartbeat_timeout_seconds=patience,
-            shutdown_timeout_seconds=patience,
-        )
-    except RuntimeError as error:
-        raise TimeoutError(
-            f"process {process}: {processes} processes are wanted at {coordinator} within {patience} seconds, "
-            f"not all came"
-        ) from error
+        _meet(host, int(port), processes, process, time.monotonic() + patience)
+    except (TimeoutError, ConnectionError) as error:
+        wanted = f"{processes} processes are wanted at {coordinator} within {patience} seconds"
+        raise TimeoutError(f"process {process}: {wanted}, {error}") from error
+    jax.distributed.initialize(
+        coordinator,
+        processes,
+        process,
+        initialization_timeout=patience,
+        heartbeat_timeout_seconds=patience,
+        shutdown_timeout_seconds=patience,
+    )
+
+
+def _meet(host: str, port: int, processes: int, process: int, deadline: float) -> None:
+    """Returns once all processes are there. JAX would end a program that waits in vain by a dump of its stack."""
+
+    def left() -> float:
+        return max(deadline - time.monotonic(), 0.01)
+
+    if process == 0:
+        others: dict[int, socket.socket] = {}
+        with contextlib.ExitStack() as stack:
+            server = stack.enter_context(socket.create_server(("", port)))
+            while len(others) < processes - 1:
+                server.settimeout(left())
+                try:
+                    connection = stack.enter_context(server.accept()[0])
+                    connection.settimeout(left())
+                    others[int.from_bytes(connection.recv(4))] = connection
+                except TimeoutError:
+                    missing = sorted(set(range(1, processes)) - set(others))
+                    raise TimeoutError(f"{', '.join(map(str, missing))} did not come") from None
+            for connection in others.values():
+                connection.sendall(b"go")
+        return
+    while True:
+        try:
+            with socket.create_connection((host, port), left()) as connection:
+                connection.sendall(process.to_bytes(4))
+                connection.settimeout(left())
+                if connection.recv(2) == b"go":
+                    return
+                raise TimeoutError("not all came")
+        except ConnectionRefusedError:
+            if time.monotonic() > deadline:
+                raise TimeoutError("process 0 did not come") from None
+            time.sleep(0.1)
 
 
 def leaf_spec(shape: tuple[int, ...], fsdp: int) -> PartitionSpec:

@@ -43,7 +43,7 @@ def main(argv: list[str]) -> None:
         if args.coordinator is not None:
             sharding.join(args.coordinator, args.processes, args.process)
         mesh = sharding.parse_mesh(args.mesh) if args.mesh else None
-    except (ValueError, TimeoutError) as error:
+    except (ValueError, OSError) as error:
         parser.error(str(error))
     if args.process > 0:  # all processes print the same
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115

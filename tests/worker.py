@@ -69,6 +69,6 @@ def losses(log):
 if __name__ == "__main__":
     try:
         run(**json.loads(sys.argv[1]))
-    except (ValueError, TimeoutError) as error:
+    except (ValueError, OSError) as error:
         print(f"{type(error).__name__}: {error}", file=sys.stderr, flush=True)
         os._exit(1)
