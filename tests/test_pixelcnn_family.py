@@ -327,9 +327,9 @@ def test_missing_and_surplus_cond(name):
 @pytest.mark.parametrize("name", UNCONDITIONAL)
 def test_a_map_is_as_large_as_the_image(name):
     with pytest.raises(
-        ValueError, match=r"(?m)^cond: a map of the image's size \(4, 5\) is wanted, got \(4, 4\)$"
+        ValueError, match=r"(?m)^cond: a map of the image's size \(4, 6\) is wanted, got \(4, 4\)$"
     ):
-        shapes_of(conditional(name, "map"), integers(2, 2, 4, 5, 3), CONDITIONS["map"][1])
+        shapes_of(conditional(name, "map"), integers(2, 2, 4, 6, 3), CONDITIONS["map"][1])
 
 
 def test_a_deconvolution_of_a_size_that_doubling_does_not_reach():
