@@ -9,7 +9,7 @@ import numpy as np
 import optax
 import pytest
 from helpers import apply, random_variables
-from zoo import ZOO
+from zoo import ZOO, slow_but_for_one_of_each
 
 import arjax
 from arjax import training
@@ -158,7 +158,7 @@ def test_noise_and_settings_are_refused_alike(name):
     refused("method is one of", arjax.sample_from_noise, model, variables, noise, cond, method=[])
 
 
-@pytest.mark.parametrize("name", ZOO)
+@pytest.mark.parametrize("name", slow_but_for_one_of_each(ZOO))
 def test_integers_of_any_dtype_and_lists(name):
     """By the bare module, too: nothing wraps around below 0."""
     model, variables, x, cond = setup(name)
@@ -171,7 +171,7 @@ def test_integers_of_any_dtype_and_lists(name):
         chex.assert_trees_all_close(log_prob, expected, rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", ZOO)
+@pytest.mark.parametrize("name", slow_but_for_one_of_each(ZOO))
 def test_what_jit_hides_is_no_sample(name):
     """Of four examples, one with noise that is NaN somewhere, one at a temperature of 0, one with a bad label."""
     model, variables, x, cond = setup(name)

@@ -12,7 +12,7 @@ import numpy as np
 import optax
 import pytest
 from helpers import apply, pixelcnn_field, random_variables, row_lstm_field, stepped_params
-from zoo import ZOO
+from zoo import ZOO, slow_but_for_one_of_each
 
 import arjax
 from arjax import training
@@ -172,7 +172,7 @@ def test_samplers(name):
     np.testing.assert_array_equal(completed[before], free[before])
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", slow_but_for_one_of_each(NAMES))
 def test_samples_follow_the_likelihood(name):
     """The mean log-probability of samples is minus the entropy of the enumerated distribution."""
     model, variables, x, cond = setup(name)
@@ -260,7 +260,7 @@ def test_evidence_on_a_channel(name):
     assert (samples[0][:, given + 1] != samples[1][:, given + 1]).any()
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", slow_but_for_one_of_each(NAMES))
 def test_training_step_lowers_the_loss(name):
     model, x, cond = ZOO[name]()
     batch = {"x": x} if cond is None else {"x": x, "cond": cond}
@@ -273,7 +273,7 @@ def test_training_step_lowers_the_loss(name):
     assert np.mean(losses[-4:]) < np.mean(losses[:4])
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", slow_but_for_one_of_each(NAMES))
 def test_gradients_are_finite(name):
     """With all parameters enormous (as far as deep networks without bounded units can bear it), and zero."""
     model, variables, x, cond = setup(name)
@@ -290,7 +290,7 @@ def test_gradients_are_finite(name):
         chex.assert_tree_all_finite(loss_and_grads(extreme))
 
 
-@pytest.mark.parametrize("name", WITH_DTYPE)
+@pytest.mark.parametrize("name", slow_but_for_one_of_each(WITH_DTYPE))
 def test_bfloat16(name):
     model, variables, x, cond = setup(name)
     half = model.clone(dtype=jnp.bfloat16)
@@ -303,7 +303,7 @@ def test_bfloat16(name):
     assert int(sampled.max()) < model.output.levels
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", slow_but_for_one_of_each(NAMES))
 def test_vmap_equals_batch(name):
     model, variables, x, cond = setup(name)
 

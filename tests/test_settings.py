@@ -19,7 +19,7 @@ import pytest
 from flax.core import FrozenDict, freeze
 from helpers import random_variables
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
-from zoo import ZOO
+from zoo import ZOO, slow_but_for_one_of_each
 
 import arjax
 from arjax import checkpoints, likelihood, orderings, training
@@ -63,7 +63,7 @@ def on_two_devices():
         yield lambda tree: jax.device_put(tree, NamedSharding(mesh, PartitionSpec("batch")))
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", slow_but_for_one_of_each(NAMES))
 def test_derivatives(name):
     """Forward and reverse mode agree, and no NaN arises on the way; second derivatives can be traced."""
     model, variables, x, cond = setup(name)
@@ -87,7 +87,7 @@ def test_derivatives(name):
     chex.assert_trees_all_equal_shapes_and_dtypes(shapes, variables)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", slow_but_for_one_of_each(NAMES))
 def test_transformations(name):
     """Everything that takes a model in a user's `jit`, `vmap` and `scan`, with frozen variables and 64 bits.
 
@@ -123,7 +123,7 @@ def test_transformations(name):
     assert dtypes(samples) == {"int32"}
 
 
-@pytest.mark.parametrize("name", SEQUENCES)
+@pytest.mark.parametrize("name", slow_but_for_one_of_each(SEQUENCES))
 def test_streaming_in_transformations(name):
     """`start` and `extend` in a user's `scan`, whose carry is the state; frozen variables, 64 bits."""
     model, variables, x, cond = setup(name)
@@ -140,7 +140,7 @@ def test_streaming_in_transformations(name):
     assert (samples.shape, samples.dtype) == (noise.shape, jnp.int32)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", slow_but_for_one_of_each(NAMES))
 def test_sharded_batches(name):
     """In a user's own `jit`, with the batch on two devices and no NaN on the way."""
     model, variables, x, cond = setup(name)

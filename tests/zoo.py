@@ -7,6 +7,7 @@ and its conditioning, another for each example, or None.
 import flax.linen as nn
 import jax
 import numpy as np
+import pytest
 
 from arjax import orderings, parts
 from arjax.continuous import Logistic, Mixture, Normal
@@ -259,6 +260,20 @@ ZOO = {
         None,
     ),
 }
+
+
+ONE_OF_EACH = (
+    *("histogram", "chain_rule", "made_categorical", "gated_pixelcnn_rgb", "gated_pixelcnn_map", "pixelcnn_rgb"),
+    *("pixelcnnpp_strided_mixture", "temporal_conv", "wavenet_local", "lstm", "pixelrnn_row_rgb"),
+    *("pixelrnn_diagonal", "transformer_agnostic", "transformer_mixture_rgb", "pixelsnail_zigzag_mixture"),
+    "own_network",
+)
+"""Models that between them have every layer, for tests that take long."""
+
+
+def slow_but_for_one_of_each(names):
+    """Parameters of a test, all models but `ONE_OF_EACH` with the marker slow."""
+    return [name if name in ONE_OF_EACH else pytest.param(name, marks=pytest.mark.slow) for name in names]
 
 
 def context(**fields):
