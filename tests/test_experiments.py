@@ -110,12 +110,17 @@ CHECKS = {
 
 @pytest.fixture(scope="module")
 def data_dir(tmp_path_factory):
-    """Noise in the form of binarized MNIST, of CIFAR-10 in batches of 64, its partial set and Tiny Shakespeare."""
+    """Noise in the form of MNIST, binarized MNIST, of CIFAR-10 in batches of 64, its partial set and Tiny Shakespeare."""
     rng, folder = np.random.default_rng(0), tmp_path_factory.mktemp("data")
     for split in ("train", "valid", "test"):
         rows = rng.integers(0, 2, (64, 784))
         text = "".join(" ".join(map(str, row)) + "\n" for row in rows)
         (folder / f"binarized_mnist_{split}.amat").write_text(text)
+    for stem, count in (("train", 10_064), ("t10k", 64)):  # of which the last 10,000 are for validation
+        for kind, shape, levels in (("images-idx3", (count, 28, 28), 256), ("labels-idx1", (count,), 10)):
+            header = bytes((0, 0, 8, len(shape))) + np.array(shape, ">i4").tobytes()
+            values = rng.integers(0, levels, shape, np.uint8).tobytes()
+            (folder / f"{stem}-{kind}-ubyte").write_bytes(header + values)
     batches = folder / "cifar-10-batches-bin"
     batches.mkdir()
     for name in (*(f"data_batch_{i}" for i in range(1, 6)), "test_batch"):
