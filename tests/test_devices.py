@@ -22,6 +22,7 @@ from helpers import random_variables
 from jax.sharding import PartitionSpec
 from test_training import TRAIN, assert_same_bits, lines, text
 from test_training import fit as fit_toy
+from zoo import pixelsnail
 
 from arjax import checkpoints, sharding, training
 from arjax.data import Windows, batches, epoch_batches
@@ -206,9 +207,9 @@ def test_bfloat16_trains(tmp_path):
             progress=False,
         )
         assert {leaf.dtype for leaf in jax.tree.leaves(state.params)} == {jnp.dtype("float32")}
-        scores[dtype] = min(line["valid_nats"] for line in history)
-        assert scores[dtype] < 0.9 * history[0]["valid_nats"]
-    assert scores["bfloat16"] == pytest.approx(scores["float32"], rel=0.03)
+        scores[dtype] = history[-1]["train_nats"]
+        assert scores[dtype] < 0.75 * history[0]["train_nats"]
+    assert scores["bfloat16"] == pytest.approx(scores["float32"], rel=0.05)
 
 
 def test_a_mesh_carries_the_state_of_truncated_back_propagation(tmp_path):
