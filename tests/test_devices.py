@@ -143,7 +143,7 @@ DEEP = {
         None,
     ),
     "pixelsnail": lambda: (
-        pixelsnail((4, 4, 1), 4, num_blocks=3),
+        pixelsnail((4, 4, 1), 4).clone(num_blocks=3),
         np.zeros((64, 4, 4, 1), np.int32),
         None,
     ),
@@ -367,7 +367,7 @@ np.save(f"{folder}/whole.npy", x)
 
 mesh = sharding.parse_mesh("fsdp=8")
 batch = {"x": np.zeros((8, 32, 32, 3), np.int32)}
-create = lambda: training.create_state(PixelCNNPP(), optax.adam(1e-3), 0, batch)
+create = lambda: training.create_state(PixelCNNPP(features=64), optax.adam(1e-3), 0, batch)
 like = jax.eval_shape(create)
 like = like.params, like.opt_state, like.ema_params
 zeros = jax.jit(
