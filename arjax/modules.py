@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import inspect
 import operator
+import re
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -73,14 +74,16 @@ def init(model: Any, key: Any, *batch: Any, **options: Any) -> Any:
 def rematerialised() -> Iterator[None]:
     """Within this context a model's layers forget their inner activations, which their gradient finds anew.
 
-    The layers are the submodules that the model calls itself: of each only what it is given stays in memory, for
-    one more forward pass of arithmetic (Chen et al. 2016, arXiv:1604.06174). Nothing else changes.
+    Layers are the items of its lists of submodules, such as `blocks_3`: of each only what it is given stays in
+    memory, for one more forward pass of arithmetic (Chen et al. 2016, arXiv:1604.06174). Nothing else changes. It
+    pays where a layer is a block of several operations; that of a WaveNet is a mere convolution.
     """
-    inside: set[tuple[str, ...]] = set()
+    inside = False
 
     def layer(following: Any, args: Any, kwargs: Any, context: Any) -> Any:
-        path, method = context.module.path, context.method_name
-        if len(path) != 1 or path in inside or method == "setup":
+        nonlocal inside
+        method, path = context.method_name, context.module.path
+        if inside or method != "__call__" or not path or not re.search(r"_\d+$", path[-1]):
             return following(*args, **kwargs)
         leaves, structure = jax.tree.flatten((args, kwargs))
         arrays = [leaf if isinstance(leaf, jax.Array) else None for leaf in leaves]
@@ -90,11 +93,11 @@ def rematerialised() -> Iterator[None]:
             args, kwargs = jax.tree.unflatten(structure, given)
             return getattr(module, method)(*args, **kwargs)
 
-        inside.add(path)
+        inside = True
         try:
             return nn.remat(call)(context.module, arrays)
         finally:
-            inside.remove(path)
+            inside = False
 
     with nn.intercept_methods(layer):
         yield

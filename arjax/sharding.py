@@ -217,7 +217,7 @@ def check_shared(directory: Path) -> None:
     if jax.process_index() == 0:
         token.touch()
     multihost_utils.sync_global_devices("a file is written")
-    seen = multihost_utils.process_allgather(np.array(token.exists()))
+    seen = multihost_utils.process_allgather(np.int32(token.exists())).astype(bool)
     if jax.process_index() == 0:
         os.unlink(token)
     if not seen.all():

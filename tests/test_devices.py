@@ -1,5 +1,6 @@
 """Many devices and processes: the same losses, samples and checkpoints as one; stopped, killed and misused."""
 
+import contextlib
 import json
 import os
 import random
@@ -21,11 +22,13 @@ from helpers import random_variables
 from jax.sharding import PartitionSpec
 from test_training import TRAIN, assert_same_bits, lines, text
 from test_training import fit as fit_toy
+from zoo import pixelsnail
 
 from arjax import checkpoints, sharding, training
 from arjax.data import Windows, batches, epoch_batches
 from arjax.distributions import Bernoulli, Categorical
-from arjax.models import RNN, GatedPixelCNN
+from arjax.models import RNN, GatedPixelCNN, PixelCNNPP, Transformer
+from arjax.modules import log_probs, rematerialised
 from experiments import __main__ as launcher
 
 PAIR = {"data": 1, "fsdp": 2}
@@ -102,8 +105,8 @@ def step_of(model, x, **settings):
     return float(metrics["nats"]), state.params
 
 
-def small(**fields):
-    return GatedPixelCNN(Bernoulli(), features=4, num_layers=2, head_features=4, **fields)
+def small(num_layers=2, **fields):
+    return GatedPixelCNN(Bernoulli(), features=4, num_layers=num_layers, head_features=4, **fields)
 
 
 def test_accumulated_and_rematerialised_steps_are_the_same():
@@ -117,21 +120,54 @@ def test_accumulated_and_rematerialised_steps_are_the_same():
     assert step_of(small(dropout=0.5), x, remat=True)[0] == step_of(small(dropout=0.5), x)[0] != loss
 
 
-def test_rematerialisation_and_accumulation_save_memory():
-    model = GatedPixelCNN(Bernoulli(), features=8, num_layers=8, head_features=8)
-    x = np.zeros((16, 8, 8, 1), np.int32)
+def residuals(model, x, cond, context):
+    """Bytes that the gradient keeps of the forward pass, besides the parameters."""
+    params = random_variables(model, x, cond)["params"]
+
+    def loss(params):
+        with context():
+            return log_probs(model, {"params": params}, x, cond).sum()
+
+    kept = jax.tree.leaves(jax.eval_shape(lambda params: jax.vjp(loss, params)[1], params))
+    return sum(leaf.size * leaf.dtype.itemsize for leaf in kept) - sum(
+        leaf.nbytes for leaf in jax.tree.leaves(params)
+    )
+
+
+DEEP = {
+    "gated_pixelcnn": lambda: (small(num_layers=8), np.zeros((64, 8, 8, 1), np.int32), None),
+    "pixelcnnpp": lambda: (PixelCNNPP(features=8, num_blocks=2), np.zeros((16, 8, 8, 3), np.int32), None),
+    "transformer": lambda: (
+        Transformer((32,), Categorical(4), features=16, num_layers=6, num_heads=2),
+        np.zeros((64, 32), np.int32),
+        None,
+    ),
+    "pixelsnail": lambda: (
+        pixelsnail((4, 4, 1), 4).clone(num_blocks=3),
+        np.zeros((64, 4, 4, 1), np.int32),
+        None,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", DEEP)
+def test_rematerialised_layers_keep_little(name):
+    """In bytes between the two passes, since XLA recomputes at once on a CPU, and saves nothing there."""
+    model, x, cond = DEEP[name]()
+    assert residuals(model, x, cond, rematerialised) < 0.6 * residuals(model, x, cond, contextlib.nullcontext)
+
+
+def test_accumulation_saves_memory():
+    model, x, _ = DEEP["gated_pixelcnn"]()
     optimizer = optax.sgd(0.1)
-    create = partial(training.create_state, model, optimizer, 0, {"x": x})
-    state = jax.eval_shape(create)
-    batch = {"x": jax.ShapeDtypeStruct(x.shape, x.dtype), "cond": None}
+    state = jax.eval_shape(partial(training.create_state, model, optimizer, 0, {"x": x}))
 
     def temporaries(**settings):
         step = partial(training._train_step, model=model, optimizer=optimizer, ema_decay=0.9, **settings)
-        return jax.jit(step).lower(state, batch).compile().memory_analysis().temp_size_in_bytes
+        program = jax.jit(step).lower(state, {"x": x, "cond": None}).compile()
+        return program.memory_analysis().temp_size_in_bytes
 
-    plain = temporaries()
-    assert temporaries(remat=True) < 0.6 * plain
-    assert temporaries(accumulate=8) < 0.6 * plain
+    assert temporaries(accumulate=8) < 0.4 * temporaries()
 
 
 def test_truncated_back_propagation_takes_neither(tmp_path):
@@ -163,17 +199,17 @@ def test_bfloat16_trains(tmp_path):
             worker.TRAIN,
             worker.VALID,
             directory=tmp_path / dtype,
-            steps=60,
+            steps=80,
             batch_size=16,
-            eval_every=10,
+            eval_every=20,
             ema_decay=0.9,
             conditional=True,
             progress=False,
         )
         assert {leaf.dtype for leaf in jax.tree.leaves(state.params)} == {jnp.dtype("float32")}
-        scores[dtype] = min(line["valid_nats"] for line in history)
-        assert scores[dtype] < 0.8 * history[0]["valid_nats"]
-    assert scores["bfloat16"] == pytest.approx(scores["float32"], rel=0.03)
+        scores[dtype] = history[-1]["train_nats"]
+        assert scores[dtype] < 0.75 * history[0]["train_nats"]
+    assert scores["bfloat16"] == pytest.approx(scores["float32"], rel=0.05)
 
 
 def test_a_mesh_carries_the_state_of_truncated_back_propagation(tmp_path):
@@ -331,7 +367,7 @@ np.save(f"{folder}/whole.npy", x)
 
 mesh = sharding.parse_mesh("fsdp=8")
 batch = {"x": np.zeros((8, 32, 32, 3), np.int32)}
-create = lambda: training.create_state(PixelCNNPP(), optax.adam(1e-3), 0, batch)
+create = lambda: training.create_state(PixelCNNPP(features=64), optax.adam(1e-3), 0, batch)
 like = jax.eval_shape(create)
 like = like.params, like.opt_state, like.ema_params
 zeros = jax.jit(
