@@ -7,7 +7,7 @@ import numpy as np
 import optax
 import pytest
 from helpers import random_variables
-from zoo import ZOO
+from zoo import ZOO, slow_but_for_one_of_each
 
 import arjax
 from arjax import sampling, training
@@ -15,17 +15,6 @@ from arjax.distributions import Bernoulli
 from arjax.models import GatedPixelCNN
 
 PLATFORMS = ("cuda", "tpu")
-FAST = {  # one of each class and of each way of sampling; the others are slow
-    *(
-        "made_categorical",
-        "gated_pixelcnn_map",
-        "wavenet_local",
-        "transformer_strided",
-        "pixelcnnpp_strided_mixture",
-    ),
-    *("gru", "pixelrnn_row", "pixelrnn_diagonal", "pixelsnail_zigzag_mixture", "pixelcnn_rgb", "histogram"),
-}
-NAMES = [name if name in FAST else pytest.param(name, marks=pytest.mark.slow) for name in ZOO]
 
 
 def exported(function, *args):
@@ -33,7 +22,7 @@ def exported(function, *args):
     return jax.export.export(jax.jit(function), platforms=PLATFORMS)(*args)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", slow_but_for_one_of_each(ZOO))
 def test_lowers(name, monkeypatch):
     model, x, cond = ZOO[name]()
     variables = random_variables(model, x, cond)
