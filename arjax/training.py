@@ -366,12 +366,11 @@ def fit(
     first = next(with_cond(batches(train, batch_size, seed=seed), conditional))
     like = jax.eval_shape(partial(create_state, model, optimizer, seed), first)
     laid_out = like if mesh is None else _laid_out(like, mesh)
-    if checkpoints.steps(directory):
-        resume = True
+    resume = bool(checkpoints.steps(directory))
+    if resume:
         state, history = checkpoints.restore(directory, laid_out, model)
         pending = checkpoints.load_pending(directory)
     else:
-        resume = False
         own = first if mesh is None else _own(first, mesh)
         state, history, pending = create_state(model, optimizer, seed, own, mesh=mesh), [], {}
     if leads:
