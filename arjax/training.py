@@ -354,6 +354,8 @@ def fit(
     mesh = sharding.current_mesh() if mesh is None else mesh
     if mesh is not None:
         sharding.check_divides(mesh, batch_size)
+    elif jax.process_count() > 1:
+        raise ValueError(f"mesh: one of the devices of all {jax.process_count()} processes is wanted, got None")
     directory = _writable(directory)
     sharding.check_shared(directory)
     leads = jax.process_index() == 0
@@ -361,16 +363,16 @@ def fit(
     for dataset in (train, valid):
         _check_dataset(dataset, train, model, conditional)
     rows = slice(None) if mesh is None else sharding.own_rows(mesh, batch_size)
-    first = next(with_cond(batches(train, batch_size, seed=seed, rows=rows), conditional))
+    first = next(with_cond(batches(train, batch_size, seed=seed), conditional))
     like = jax.eval_shape(partial(create_state, model, optimizer, seed), first)
     laid_out = like if mesh is None else _laid_out(like, mesh)
-    if checkpoints.steps(directory):
-        resume = True
+    resume = bool(checkpoints.steps(directory))
+    if resume:
         state, history = checkpoints.restore(directory, laid_out, model)
         pending = checkpoints.load_pending(directory)
     else:
-        resume = False
-        state, history, pending = create_state(model, optimizer, seed, first, mesh=mesh), [], {}
+        own = first if mesh is None else _own(first, mesh)
+        state, history, pending = create_state(model, optimizer, seed, own, mesh=mesh), [], {}
     if leads:
         _write_lines(directory / "metrics.jsonl", history)
 

@@ -80,6 +80,12 @@ def test_batches_that_the_devices_do_not_divide(tmp_path):
             )
 
 
+def test_processes_without_a_mesh(tmp_path, monkeypatch):
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    with pytest.raises(ValueError, match="mesh: one of the devices of all 2 processes is wanted, got None"):
+        fit_toy(tmp_path)
+
+
 def test_rows_of_batches():
     """Each process's rows together are the batch, carried streams included."""
     carried = Windows(text(300), 8, carry=True)
