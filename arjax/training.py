@@ -254,6 +254,7 @@ def evaluate(model: Any, params: Any, batches: Iterable[Batch], *, mesh: Mesh | 
     dims: list[Any] = []
     cache = None
     for batch in batches:
+        batch = check_batch(model, batch)
         size = len(batch["x"])
         own = batch if mesh is None else _own(batch, mesh)
         if cache is None:
