@@ -110,7 +110,7 @@ CHECKS = {
 
 @pytest.fixture(scope="module")
 def data_dir(tmp_path_factory):
-    """Noise in the form of MNIST, also binarized, of CIFAR-10, its partial set and Tiny Shakespeare."""
+    """Noise in the form of MNIST, as it is and binarized, CIFAR-10 in batches of 64, partial too, Shakespeare."""
     rng, folder = np.random.default_rng(0), tmp_path_factory.mktemp("data")
     for split in ("train", "valid", "test"):
         rows = rng.integers(0, 2, (64, 784))
