@@ -376,11 +376,8 @@ batch = {"x": np.zeros((8, 32, 32, 3), np.int32)}
 create = lambda: training.create_state(PixelCNNPP(features=64), optax.adam(1e-3), 0, batch)
 like = jax.eval_shape(create)
 like = like.params, like.opt_state, like.ema_params
-zeros = jax.jit(
-    lambda: jax.tree.map(lambda leaf: jax.numpy.zeros(leaf.shape, leaf.dtype), like),
-    out_shardings=sharding.state_shardings(like, mesh),
-)()
-leaves = jax.tree.leaves(zeros)
+zeros = lambda leaf, where: jax.device_put(np.zeros(leaf.shape, leaf.dtype), where)
+leaves = jax.tree.leaves(jax.tree.map(zeros, like, sharding.state_shardings(like, mesh)))
 held = [sum(leaf.addressable_shards[i].data.nbytes for leaf in leaves) for i in range(8)]
 json.dump([held, sum(leaf.nbytes for leaf in leaves)], open(f"{folder}/bytes.json", "w"))
 """
