@@ -351,7 +351,7 @@ def check_losses(log, reference):
 
 EIGHT = """
 import json, sys
-import jax, numpy as np, optax, worker
+import arjax, jax, numpy as np, optax, worker
 from arjax import sharding, training
 from arjax.models import PixelCNNPP
 from helpers import random_variables
