@@ -106,6 +106,12 @@ CHECKS = {
     "flows_images digits": check_scores,
 }
 """Experiments by name and variant, each with a check of what its `main` returns."""
+SLOW = {
+    *("made_mnist visible", "mnist_completions", "cifar10 pixelcnn", "cifar10 gated", "cifar10 pixelcnnpp-small"),
+    *("transformer digits", "order_agnostic", "pixelrnn mnist-diagonal", "pixelrnn cifar10-row"),
+    *("gray_then_colour cifar10-partial", "subscale depth", "pixel_rnn_positions", "wavenet_vocoder"),
+}
+"""Those whose code others run too, or that take long."""
 
 
 @pytest.fixture(scope="module")
@@ -135,7 +141,9 @@ def data_dir(tmp_path_factory):
     return folder
 
 
-@pytest.mark.parametrize("command", CHECKS)
+@pytest.mark.parametrize(
+    "command", [pytest.param(name, marks=pytest.mark.slow) if name in SLOW else name for name in CHECKS]
+)
 def test_smoke(command, data_dir, tmp_path, monkeypatch):
     monkeypatch.setenv("ARJAX_DATA_DIR", str(data_dir))
     monkeypatch.setattr(files, "CIFAR10_BATCH", 64)

@@ -35,6 +35,10 @@ METHODS = ("naive", "cached", "fixed_point")
 OF_EACH_KIND = ("multiscale_rgb", "subscale_classes", "multiscale_pixelrnn", "depth", "pyramid")
 
 
+def slow_but_for_one_of_each(names):
+    return [name if name in OF_EACH_KIND else pytest.param(name, marks=pytest.mark.slow) for name in names]
+
+
 @functools.cache
 def setup(name):
     """A model with random parameters, no bias left at zero."""
@@ -251,7 +255,7 @@ def field(model, variables, values, cond):
     return reached
 
 
-@pytest.mark.parametrize("name", EXACT)
+@pytest.mark.parametrize("name", slow_but_for_one_of_each(EXACT))
 def test_who_sees_whom(name):
     """All earlier stages, and what comes earlier in the same one if it is not independent."""
     model, variables, x, cond = setup(name)
@@ -278,7 +282,7 @@ def test_who_sees_whom_among_parts(name):
 # Samples
 
 
-@pytest.mark.parametrize("name", STAGED)
+@pytest.mark.parametrize("name", slow_but_for_one_of_each(STAGED))
 def test_samplers(name):
     """All methods draw the same, given evidence and at temperatures; which the parallel passes give back.
 
@@ -322,7 +326,7 @@ def test_samplers(name):
             chex.assert_trees_all_close(log_prob, arjax.log_prob(model, variables, sample, cond), atol=1e-3)
 
 
-@pytest.mark.parametrize("name", EXACT)
+@pytest.mark.parametrize("name", slow_but_for_one_of_each(EXACT))
 def test_samples_follow_the_likelihood(name):
     """The mean log-probability of samples is minus the entropy of the enumerated distribution."""
     model, variables, x, cond = setup(name)
