@@ -47,6 +47,13 @@ class _Real(abc.ABC):
 
     levels: ClassVar[None] = None
     num_params: Any
+    num_scales: Any
+
+    def bounded(self, params: Float[Array, "... p"], bound: float) -> Float[Array, "... p"]:
+        """Parameters whose log-scales, the last ones, are within `bound` of 0, by a scaled tanh."""
+        params = self._checked(params)
+        others, log_scales = jnp.split(params, [self.num_params - self.num_scales], axis=-1)
+        return jnp.concatenate([others, bound * jnp.tanh(log_scales / bound)], -1)
 
     @abc.abstractmethod
     def log_prob(self, params: Float[Array, "... p"], x: Float[Array, "..."]) -> Float[Array, "..."]:
@@ -86,6 +93,7 @@ class _LocationScale(_Real):
     """A symmetric distribution that is moved and stretched. The parameters are `[mean, log_scale]`."""
 
     num_params = 2
+    num_scales = 1
 
     @abc.abstractmethod
     def standard_log_prob(self, z: Array) -> Array:
@@ -226,6 +234,11 @@ class Mixture(_Real):
     def num_params(self) -> int:
         """Length of the parameters' last axis: `3 * num_mixtures`."""
         return 3 * self.num_mixtures
+
+    @property
+    def num_scales(self) -> int:
+        """One for each component."""
+        return self.num_mixtures
 
     def log_prob(self, params: Float[Array, "... p"], x: Float[Array, "..."]) -> Float[Array, "..."]:
         """Log-density of `x` in nats."""

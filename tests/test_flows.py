@@ -211,7 +211,7 @@ def test_elementwise_mixture_is_the_mixture():
 def test_one_layer_of_maf_is_made():
     made, x = MADE((5,), Normal(), (16,)), floats(4, 5)
     variables = random_variables(made, x, scale=0.1)
-    flow = Flow(Autoregressive(made))
+    flow = Flow(Autoregressive(made, bound=None))
     of_flow = {"params": {"bijection": {"network": variables["params"]}}}
     np.testing.assert_allclose(
         arjax.log_prob(flow, of_flow, x), arjax.log_prob(made, variables, x), rtol=1e-5, atol=1e-5

@@ -6,8 +6,9 @@ functions of `x_<i`; of a `Mixture` it is the mixture's CDF. One pass gives `z` 
 dimension after the other, by the samplers of the model. An inverse autoregressive flow is the same layer the other
 way round (MAF, section 3.2): samples take one pass, the density of given data one dimension after the other.
 
-Deviations: layers are normalised by `ActNorm` unless `BatchNorm`, the paper's, is asked for; log-scales are
-parameters where the paper's code has log-precisions; IAF's gated update is not used.
+Deviations: log-scales are bounded by a tanh (`Autoregressive.bound`); layers are normalised by `ActNorm` unless
+`BatchNorm`, the paper's, is asked for; log-scales are parameters where the paper's code has log-precisions; IAF's
+gated update is not used.
 """
 
 import dataclasses
@@ -37,9 +38,11 @@ class ToNormal:
 
     Attributes:
         distribution: one of `arjax.continuous`.
+        bound: of its log-scales, see `Autoregressive`.
     """
 
     distribution: Any
+    bound: float | None = None
     levels: None = None
 
     @property
@@ -57,15 +60,22 @@ class ToNormal:
 
     def quantile(self, params: Array, z: Array) -> Array:
         """The value that belongs to the noise `z`, not uniform but standard normal."""
-        return self.distribution.from_normal(params, z)
+        return self.distribution.from_normal(self._bounded(params), z)
+
+    def to_normal(self, params: Array, x: Array) -> tuple[Array, Array]:
+        """The noise that belongs to the value, and `log dz/dx`."""
+        return self.distribution.to_normal(self._bounded(params), x)
 
     def log_prob(self, params: Array, x: Array) -> Array:
         """`log dz/dx`."""
-        return self.distribution.to_normal(params, x)[1]
+        return self.to_normal(params, x)[1]
 
     def temper(self, params: Array, temperature: Any) -> Array:
         """The same parameters: a temperature is that of the noise."""
         return params
+
+    def _bounded(self, params: Array) -> Array:
+        return params if self.bound is None else self.distribution.bounded(params, self.bound)
 
 
 class Autoregressive(nn.Module):
@@ -73,15 +83,18 @@ class Autoregressive(nn.Module):
 
     Attributes:
         conditioner: any model with a continuous `output`, such as `MADE((6,), Normal())`.
+        bound: what the log-scales are kept within, softly; None for no bound. Without one a chain of layers may
+            run away in training.
     """
 
     conditioner: Any
+    bound: float | None = 3.0
 
     def setup(self):
         """Creates the model, whose samplers take standard normal noise. Raises `ValueError` if it is discrete."""
         if self.conditioner.output.levels is not None:
             raise ValueError(f"conditioner: a continuous output is wanted, got {self.conditioner.output}")
-        self.network = self.conditioner.clone(output=ToNormal(self.conditioner.output))
+        self.network = self.conditioner.clone(output=ToNormal(self.conditioner.output, self.bound))
 
     @property
     def conditioning(self) -> Any:
@@ -91,7 +104,7 @@ class Autoregressive(nn.Module):
     def forward(self, x: Array, cond: Any = None, *, train: bool = False) -> tuple[Array, Float[Array, "b"]]:
         """One parallel pass."""
         params = self.network(x, *self._given(cond), train=train)
-        z, log_slopes = self.conditioner.output.to_normal(params, x)
+        z, log_slopes = self.network.output.to_normal(params, x)
         return z, log_slopes.sum(range(1, x.ndim))
 
     def inverse(self, z: Array, cond: Any = None, draw: Draw = CACHED) -> Drawn:
