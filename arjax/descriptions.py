@@ -16,6 +16,7 @@ import operator
 import re
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import flax.linen as nn
@@ -143,7 +144,10 @@ def _public(value: Any) -> str | None:
 
 
 def _main() -> str | None:
-    return getattr(getattr(sys.modules["__main__"], "__spec__", None), "name", None)
+    """The name of the module that runs as a program, by which others import it."""
+    main = sys.modules["__main__"]
+    file = getattr(main, "__file__", None)
+    return getattr(getattr(main, "__spec__", None), "name", None) or (Path(file).stem if file else None)
 
 
 def _found(path: str) -> Any:

@@ -285,6 +285,7 @@ def test_launcher_with_wrong_arguments(argv, message, capsys):
 def test_launcher_gives_the_mesh_to_the_experiment(tmp_path, monkeypatch):
     seen = []
     monkeypatch.setattr(training, "fit", lambda *args, **settings: seen.append(sharding.current_mesh()) or 1 / 0)
+    monkeypatch.delitem(sys.modules, "experiments.digits", raising=False)
     with pytest.raises(ZeroDivisionError):
         launcher.main(["--mesh", "data=2", "digits", "--smoke", "--directory", str(tmp_path)])
     assert dict(seen[0].shape) == {"data": 2, "fsdp": 1}
@@ -412,8 +413,9 @@ def test_losses_are_the_same_on_one_device_eight_and_two_processes(runs):
     reference = worker.losses(folder / "one.log")
     check_losses(folder / "two.log", reference)
     check_losses(folder / "eight.log", {step: reference[step] for step in range(1, 7)})
-    for one, two in zip(lines(folder / "one"), lines(folder / "two"), strict=True):
-        assert two == pytest.approx(one, rel=1e-5)
+    resumed = {line["step"]: line["valid_nats"] for line in lines(folder / "two")}
+    for line in lines(folder / "one"):
+        assert resumed[line["step"]] == pytest.approx(line["valid_nats"], rel=1e-5)
 
 
 def test_samples_over_eight_devices_are_those_of_one(runs):

@@ -106,10 +106,26 @@ CHECKS = {
     "flows_images digits": check_scores,
 }
 """Experiments by name and variant, each with a check of what its `main` returns."""
-SLOW = {
-    *("made_mnist visible", "mnist_completions", "cifar10 pixelcnn", "cifar10 gated", "cifar10 pixelcnnpp-small"),
-    *("transformer digits", "order_agnostic", "pixelrnn mnist-diagonal", "pixelrnn cifar10-row"),
-    *("gray_then_colour cifar10-partial", "subscale depth", "pixel_rnn_positions", "wavenet_vocoder"),
+SLOW = set(CHECKS) - {
+    *(
+        "toys",
+        "digits",
+        "own_network",
+        "made_mnist 1hl",
+        "cifar10 gated",
+        "transformer text",
+        "pixelsnail digits-zigzag",
+    ),
+    *("pixelrnn digits", "gray_then_colour coloured-digits", "multiscale", "subscale mnist", "moving_digits"),
+    *(
+        "receptive_fields",
+        "autoencoder",
+        "anomaly",
+        "char_rnn",
+        "wavenet_speech",
+        "flows_1d",
+        "flows_images digits",
+    ),
 }
 """Those whose code others run too, or that take long."""
 

@@ -262,11 +262,11 @@ def test_evidence_on_a_channel(name):
 
 @pytest.mark.parametrize("name", slow_but_for_one_of_each(NAMES))
 def test_training_step_lowers_the_loss(name):
-    model, x, cond = ZOO[name]()
+    model, variables, x, cond = setup(name)
     batch = {"x": x} if cond is None else {"x": x, "cond": cond}
-    optimizer = optax.adam(3e-3)
-    losses = []
-    state = training.create_state(model, optimizer, 0, batch)
+    optimizer, losses = optax.adam(3e-3), []
+    params, average = (jax.tree.map(jnp.array, variables["params"]) for _ in range(2))
+    state = training.TrainState(jnp.int32(0), params, optimizer.init(params), average, jax.random.key(0))
     for _ in range(12):
         state, metrics = training.train_step(state, batch, model=model, optimizer=optimizer, ema_decay=0.9)
         losses.append(float(metrics["nats"]))

@@ -299,7 +299,7 @@ def run_and_kill(directory: str, kind: str, count: int) -> None:
 
 
 if __name__ == "__main__":  # every run in a fork of this process, which has no JAX backend yet
-    for kind, count in [("batch", 6), *(("file", n) for n in (6, 22, 43, 45, 60, 69, 73, 93)), ("batch", 3)]:
+    for kind, count in [("batch", 6), *(("file", n) for n in (6, 22, 43, 60, 80, 100, 130, 180)), ("batch", 3)]:
         child = os.fork()
         if child == 0:
             run_and_kill(sys.argv[1], kind, count)

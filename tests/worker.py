@@ -7,6 +7,7 @@ import json
 import os
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import optax
@@ -61,7 +62,7 @@ def run(directory, log, mesh=None, steps=20, join=None, pause=0.0, **settings):
 def losses(log):
     """Every loss that was found for a step, by step."""
     found = {}
-    for step, loss in map(json.loads, open(log)):  # noqa: SIM115
+    for step, loss in map(json.loads, Path(log).read_text().splitlines()):
         found.setdefault(step, []).append(loss)
     return found
 

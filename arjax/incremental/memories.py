@@ -206,7 +206,7 @@ def written(held: Array, new: Array, start: Array, size: int, axis: int, drawn: 
     The index depends on what was drawn (0 is added), and that on what was read, so that XLA knows the order and
     writes in place: else it copies all that is held, at every step.
     """
-    nothing = jnp.maximum(-2 - jnp.min(jnp.where(drawn < 0, -1, 0)), 0)
+    nothing = jnp.maximum(-2 - jnp.min(jnp.where(drawn < 0, jnp.int32(-1), jnp.int32(0))), 0)
     index = (start + nothing) % size
     starts = [index if i == axis else jnp.zeros_like(index) for i in range(held.ndim)]
     return lax.dynamic_update_slice(held, new, starts, allow_negative_indices=False)
