@@ -189,7 +189,7 @@ def test_samples_follow_the_likelihood(name):
     assert (np.abs(np.asarray(samples).mean(0) - means) < 5 * spread + 1e-3).all()
 
 
-@pytest.mark.parametrize("name", DERIVED)
+@pytest.mark.parametrize("name", slow_but_for_one_of_each(DERIVED))
 def test_stepped_params(name):
     """One after the other: the parameters of the parallel pass."""
     model, variables, x, cond = setup(name)
@@ -221,7 +221,7 @@ def test_streaming_equals_one_call(name):
         chex.assert_trees_all_close(sum(log_probs), conditionals[:, prompt:].sum(1), rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("name", CONDITIONAL)
+@pytest.mark.parametrize("name", slow_but_for_one_of_each(CONDITIONAL))
 def test_conditioning_changes_samples(name):
     model, variables, x, cond = setup(name)
     others = jax.tree.map(lambda leaf: np.roll(leaf, 1, 0), cond)
