@@ -16,7 +16,7 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from arjax.distributions import BELOW_ONE
-from arjax.drawing import Plan, kind
+from arjax.drawing import Plan, check_nucleus, kind
 from arjax.layers import ABSENT, Several
 
 COLDEST = 1e-30
@@ -172,8 +172,7 @@ def check_draw(output: Any, temperature: Any, top_p: Any, batch: int) -> tuple[A
     temperature = _setting(temperature, batch, most, "temperature", "a finite temperature above 0")
     if top_p is None:
         return temperature, None
-    if not hasattr(output, "nucleus"):
-        raise ValueError(f"top_p wants an output with a nucleus, such as Categorical, got {output}")
+    check_nucleus(output)
     return temperature, _setting(top_p, batch, np.float32(1), "top_p", "a top_p above 0 and at most 1")
 
 

@@ -37,6 +37,12 @@ def undrawn(levels: int | None) -> Any:
     return jnp.float32(jnp.nan) if levels is None else jnp.int32(-1)
 
 
+def check_nucleus(output: Any) -> None:
+    """Raises `ValueError` unless `top_p` can be asked of an output distribution."""
+    if not hasattr(output, "nucleus"):
+        raise ValueError(f"top_p wants an output with a nucleus, such as Categorical, got {output}")
+
+
 class Plan(NamedTuple):
     """What is fixed before sampling begins, position by position; each array has the shape of the sample.
 
@@ -99,7 +105,9 @@ class Draw(NamedTuple):
     sampler: Callable[..., Drawn] | None = None
 
     def of(self, output: Any) -> "Draw":
-        """The same from another output distribution."""
+        """The same from another output distribution. Raises as `check_nucleus`."""
+        if self.top_p is not None:
+            check_nucleus(output)
         return self._replace(output=output)
 
     def stage(self, module: nn.Module, plan: Plan, cond: Any = None) -> Drawn:

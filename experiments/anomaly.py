@@ -35,7 +35,7 @@ import tyro
 from sklearn.metrics import roc_auc_score
 
 import arjax
-from arjax import anomaly, data, plotting, training
+from arjax import anomaly, data, plotting
 from arjax.data import Dataset
 from arjax.distributions import Categorical, DiscretizedLogisticMixture
 from arjax.likelihood import nats_to_bits_per_dim
@@ -97,20 +97,9 @@ def load(config: Config) -> tuple[list[Dataset], dict[str, np.ndarray]]:
 
 def fit(model: Any, train: Dataset, valid: Dataset, directory: Path, config: Config) -> dict[str, Any]:
     """The variables of a model, trained or resumed."""
-    state, history = training.fit(
-        model,
-        training.default_optimizer(config.learning_rate, config.steps, weight_decay=config.weight_decay),
-        train,
-        valid.take(slice(1000)),
-        directory=directory,
-        steps=config.steps,
-        batch_size=config.batch_size,
-        eval_every=config.eval_every,
-        ema_decay=0.99,
-        seed=config.seed,
-    )
+    variables, history = common.fit(model, config, train, valid.take(slice(1000)), directory, ema_decay=0.99)
     plotting.curves(history, directory / "curves.png", event=train.event)
-    return {"params": state.ema_params}
+    return variables
 
 
 def log_probs(model: Any, variables: Any, x: np.ndarray) -> np.ndarray:
@@ -135,7 +124,7 @@ def draw(path: Path, panels: dict[str, dict[str, np.ndarray]]) -> None:
 
 def main(config: Config) -> dict[str, dict[str, float]]:
     """Trains or resumes, scores, draws. Returns AUROC by foreign set and score."""
-    config = common.shrunk(config, features=4, num_layers=1, steps=2, eval_every=1, events=20)
+    config = common.prepared(config, features=4, num_layers=1, steps=2, eval_every=1, events=20)
     directory = config.directory / config.data
     (train, valid, test), foreign = load(config)
     output: Any = Categorical(17) if config.data == "digits" else DiscretizedLogisticMixture(5, 256)

@@ -31,7 +31,7 @@ import tyro
 from jax import Array
 
 import arjax
-from arjax import plotting, training
+from arjax import plotting
 from arjax.data import Dataset
 from arjax.distributions import Categorical
 from arjax.layers import Deconvolution, Vector, scale
@@ -121,21 +121,9 @@ class Config:
 
 def fit(model: Any, train: Dataset, valid: Dataset, directory: Path, config: Config) -> dict[str, Any]:
     """The parameters of `model`, trained or resumed."""
-    state, history = training.fit(
-        model,
-        training.default_optimizer(config.learning_rate, config.steps, weight_decay=config.weight_decay),
-        train,
-        valid,
-        directory=directory,
-        steps=config.steps,
-        batch_size=config.batch_size,
-        eval_every=config.eval_every,
-        ema_decay=0.99,
-        patience=config.patience,
-        seed=config.seed,
-    )
+    variables, history = common.fit(model, config, train, valid, directory, ema_decay=0.99)
     plotting.curves(history, directory / "curves.png", event=train.event)
-    return state.ema_params
+    return variables["params"]
 
 
 def decoder(config: Config, conditioning: Any) -> Any:
@@ -175,7 +163,7 @@ def draw_rows(columns: list[np.ndarray], path: Path) -> None:
 
 def main(config: Config) -> dict[str, float]:
     """Trains or resumes, evaluates and draws. Returns test nats by model."""
-    config = common.shrunk(config, features=4, num_layers=2, steps=2, eval_every=1)
+    config = common.prepared(config, features=4, num_layers=2, steps=2, eval_every=1)
     splits = common.load(config.data, config.data_dir, smoke=config.smoke)
     train, valid, test = (split.quantize(17) for split in splits)
     size, directory = config.bottleneck, config.directory

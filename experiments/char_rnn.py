@@ -112,7 +112,7 @@ def nats(model: Any, params: Any, split: Sequences) -> float:
 def main(config: Config) -> dict[str, float]:
     """Trains or resumes, evaluates and writes. Returns nats per character by model and split."""
     small = {"features": 8, "window": 8, "batch_size": 4, "steps": 4, "eval_every": 2, "length": 24}
-    config = common.shrunk(config, **small)
+    config = common.prepared(config, **small)
     loaded = [data.load_text(config.data, split, data_dir=config.data_dir) for split in data.SPLITS]
     train, valid, test = (split.head(400) if config.smoke else split for split, _ in loaded)
     vocabulary = loaded[0][1]

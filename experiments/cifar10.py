@@ -196,7 +196,7 @@ VARIANTS: dict[str, tuple[str, PixelCNNConfig | GatedConfig | PixelCNNPPConfig]]
 
 def main(config: PixelCNNConfig | GatedConfig | PixelCNNPPConfig) -> dict[str, float]:
     """Trains or resumes, evaluates and draws. Returns test nats by model."""
-    config = common.shrunk(config, **config.tiny, batch_size=8, steps=2, eval_every=1)
+    config = common.prepared(config, **config.tiny, batch_size=8, steps=2, eval_every=1)
     train, valid, test = common.load(config.data, config.data_dir, smoke=config.smoke)
     model = config.model()
     state, history = training.fit(

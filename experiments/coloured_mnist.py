@@ -14,7 +14,6 @@ from typing import Literal
 
 import tyro
 
-from arjax import training
 from arjax.distributions import Categorical
 from arjax.layers import Classes
 from arjax.models import GatedPixelCNN
@@ -57,7 +56,7 @@ class Config:
 
 def main(config: Config) -> dict[str, float]:
     """Trains or resumes, evaluates and draws. Returns test nats by model."""
-    config = common.shrunk(config, features=6, num_layers=2, steps=4, eval_every=2)
+    config = common.prepared(config, features=6, num_layers=2, steps=4, eval_every=2)
     train, valid, test = common.load(config.data, config.data_dir, smoke=config.smoke)
     model = GatedPixelCNN(
         Categorical(train.levels),
@@ -69,21 +68,9 @@ def main(config: Config) -> dict[str, float]:
         conditioning=Classes(10),
         dropout=config.dropout,
     )
-    state, history = training.fit(
-        model,
-        training.default_optimizer(config.learning_rate, config.steps, weight_decay=config.weight_decay),
-        train,
-        valid,
-        directory=config.directory,
-        steps=config.steps,
-        batch_size=config.batch_size,
-        eval_every=config.eval_every,
-        ema_decay=0.99,
-        patience=config.patience,
-        conditional=True,
-        seed=config.seed,
+    variables, history = common.fit(
+        model, config, train, valid, config.directory, ema_decay=0.99, conditional=True
     )
-    variables = {"params": state.ema_params}
     return common.report(
         "Gated PixelCNN", model, variables, history, train, test, config.directory, seed=config.seed
     )

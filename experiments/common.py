@@ -1,4 +1,4 @@
-"""What the experiments share: data shrunk for a smoke run, scores on the test set, pictures of samples."""
+"""What the experiments share: runs and smoke runs, scores on the test set, pictures of samples."""
 
 import dataclasses
 import json
@@ -32,25 +32,19 @@ def load(name: str, data_dir: str | None = None, *, smoke: bool = False) -> list
 
 
 def fit(
-    model: Any, config: Any, train: Dataset, valid: Dataset, directory: Path, *, conditional: bool = False
-) -> dict[str, Any]:
-    """Trains or resumes a model with the settings of `config`; prints its size and returns its variables."""
-    state, _ = training.fit(
-        model,
-        training.default_optimizer(config.learning_rate, config.steps, weight_decay=config.weight_decay),
-        train,
-        valid,
-        directory=directory,
-        steps=config.steps,
-        batch_size=config.batch_size,
-        eval_every=config.eval_every,
-        ema_decay=config.ema_decay,
-        patience=config.patience,
-        conditional=conditional,
-        seed=config.seed,
-    )
+    model: Any, config: Any, train: Dataset, valid: Dataset, directory: Path, **settings: Any
+) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """Trains or resumes a model by AdamW; prints its size and returns its variables and the history.
+
+    With the settings of `arjax.training.fit` that `config` has and those given here, which go before.
+    """
+    names = ("steps", "batch_size", "eval_every", "ema_decay", "patience", "seed")
+    of_config = {name: getattr(config, name) for name in names if hasattr(config, name)}
+    weight_decay = getattr(config, "weight_decay", 0.0)
+    optimizer = training.default_optimizer(config.learning_rate, config.steps, weight_decay=weight_decay)
+    state, history = training.fit(model, optimizer, train, valid, directory=directory, **(of_config | settings))
     print(f"{directory}: {sum(leaf.size for leaf in jax.tree.leaves(state.params)):,} parameters")
-    return {"params": state.ema_params}
+    return {"params": state.ema_params}, history
 
 
 def nats_of_stages(
@@ -179,7 +173,7 @@ def one_of_each(dataset: Dataset) -> Dataset:
     return dataset.take(np.unique(dataset.labels, return_index=True)[1][:10])
 
 
-def shrunk(config: Any, **changes: Any) -> Any:
+def prepared(config: Any, **changes: Any) -> Any:
     """The configuration of a run: of a smoke run with `changes`, in a folder of its own.
 
     It is kept in that folder, as settings.json.

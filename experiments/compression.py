@@ -31,7 +31,7 @@ import tyro
 from PIL import Image
 
 import arjax
-from arjax import checkpoints, compression, data, plotting, training
+from arjax import checkpoints, compression, data, plotting
 from arjax.data import Dataset
 from arjax.distributions import Bernoulli, DiscretizedLogisticMixture
 from arjax.extras import require
@@ -97,20 +97,11 @@ def train(config: Config, levels: int) -> Task:
         output, features=config.features, num_layers=config.num_layers, head_features=2 * config.features
     )
     directory = config.directory / f"mnist_{levels}"
-    state, history = training.fit(
-        model,
-        training.default_optimizer(config.learning_rate, config.steps),
-        splits[0],
-        splits[1].take(slice(1000)),
-        directory=directory,
-        steps=config.steps,
-        batch_size=config.batch_size,
-        eval_every=config.eval_every,
-        ema_decay=0.99,
-        seed=config.seed,
+    variables, history = common.fit(
+        model, config, splits[0], splits[1].take(slice(1000)), directory, ema_decay=0.99
     )
     plotting.curves(history, directory / "curves.png", event=splits[0].event)
-    return Task(f"MNIST, {levels} levels", model, {"params": state.ema_params}, splits[2].x, levels)
+    return Task(f"MNIST, {levels} levels", model, variables, splits[2].x, levels)
 
 
 def of_run(directory: Path, data_dir: str | None) -> Task:
@@ -237,7 +228,7 @@ def measure(task: Task, config: Config) -> dict[str, float]:
 
 def main(config: Config) -> dict[str, dict[str, float]]:
     """Trains or resumes, compresses, decompresses, compares. Returns the rows of the table."""
-    config = common.shrunk(
+    config = common.prepared(
         config, features=4, num_layers=1, num_mixtures=2, steps=2, eval_every=1, events=6, lanes=4
     )
     tasks = [train(config, levels) for levels in (2, 256)] if config.mnist else []

@@ -34,7 +34,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 from tqdm import tqdm
 
-from arjax import fisher, plotting, training
+from arjax import fisher, plotting
 from arjax.data import Dataset
 from arjax.distributions import Categorical
 from arjax.models import GatedPixelCNN
@@ -139,7 +139,7 @@ def between(features: np.ndarray, decode: Any, levels: int) -> np.ndarray:
 
 def main(config: Config) -> dict[str, float]:
     """Trains or resumes, probes, draws. Returns the accuracy by kind of features."""
-    config = common.shrunk(
+    config = common.prepared(
         config, size=32, features=4, num_layers=1, steps=2, eval_every=1, decoder_steps=2, penalties=(1e-2,)
     )
     splits = common.load("digits", smoke=config.smoke)
@@ -151,19 +151,7 @@ def main(config: Config) -> dict[str, float]:
         first_kernel_size=5,
         dropout=config.dropout,
     )
-    state, history = training.fit(
-        model,
-        training.default_optimizer(config.learning_rate, config.steps, weight_decay=config.weight_decay),
-        train,
-        valid,
-        directory=config.directory,
-        steps=config.steps,
-        batch_size=config.batch_size,
-        eval_every=config.eval_every,
-        ema_decay=0.99,
-        seed=config.seed,
-    )
-    variables = {"params": state.ema_params}
+    variables, history = common.fit(model, config, train, valid, config.directory, ema_decay=0.99)
     plotting.curves(history, config.directory / "curves.png", event=train.event)
     diagonal = fisher.diagonal(model, variables, train.x.astype(np.int32))
 

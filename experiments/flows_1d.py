@@ -23,7 +23,7 @@ import tyro
 from sklearn.mixture import GaussianMixture
 
 import arjax
-from arjax import plotting, training
+from arjax import plotting
 from arjax.continuous import Mixture, Normal
 from arjax.data import Dataset
 from arjax.models import Histogram
@@ -55,26 +55,23 @@ class Config:
 
 def main(config: Config) -> dict[str, float]:
     """Trains, scores and draws. Returns test nats by model."""
-    config = common.shrunk(config, draws=200, steps=4)
+    config = common.prepared(config, draws=200, steps=4)
     rng = np.random.default_rng(config.seed)
     train, valid, test = (
         Dataset(draw(rng, n), levels=None, name="three normals", split=split)
         for n, split in ((config.draws, "train"), (config.draws // 4, "valid"), (config.draws, "test"))
     )
     model = Histogram((1,), Mixture(Normal(), config.num_mixtures), nn.initializers.normal(1.0))
-    state, _ = training.fit(
+    variables, _ = common.fit(
         model,
-        training.default_optimizer(config.learning_rate, config.steps),
+        config,
         train,
         valid,
-        directory=config.directory,
-        steps=config.steps,
+        config.directory,
         batch_size=len(train) // 2,
         eval_every=max(1, config.steps // 10),
         ema_decay=0.9,
-        seed=config.seed,
     )
-    variables = {"params": state.ema_params}
     fitted = GaussianMixture(config.num_mixtures, random_state=config.seed).fit(train.x)
     nats = {
         "true": float(-true_log_density(test.x[:, 0]).mean()),

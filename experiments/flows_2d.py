@@ -1,6 +1,6 @@
 """Flows in the plane: two moons, eight Gaussians, a spiral; densities, samples, and how the grid is bent.
 
-Command: python -m experiments.flows_2d   (about 5 minutes on 2 CPU cores)
+Command: python -m experiments.flows_2d   (7 minutes for two of the sets, on 2 shared CPU cores)
 
 Expect these mean negative log-likelihoods in nats on the test set; the truth is known of the eight Gaussians alone
 (the spiral is not yet measured):
@@ -25,7 +25,7 @@ import tyro
 from sklearn.datasets import make_moons
 
 import arjax
-from arjax import plotting, training
+from arjax import plotting
 from arjax.continuous import Mixture, Normal
 from arjax.data import Dataset
 from arjax.flows import Flow, maf, real_nvp_of_vectors
@@ -87,7 +87,7 @@ SETS: dict[str, Callable[[np.random.Generator, int], np.ndarray]] = {
 
 def main(config: Config) -> dict[str, dict[str, float]]:
     """Trains, scores and draws. Returns test nats by model, of each set."""
-    config = common.shrunk(
+    config = common.prepared(
         config, draws=400, steps=4, batch_size=50, hidden=(8,), num_layers=1, sets=("gaussians",)
     )
     flows = {
@@ -107,19 +107,11 @@ def main(config: Config) -> dict[str, dict[str, float]]:
         trained: dict[str, tuple[Flow, Any]] = {}
         found[name] = {"true": float(-log_density(test.x).mean())} if name == "gaussians" else {}
         for label, flow in flows.items():
-            state, _ = training.fit(
-                flow,
-                training.default_optimizer(config.learning_rate, config.steps),
-                train,
-                valid,
-                directory=config.directory / name / label.replace(" ", "_"),
-                steps=config.steps,
-                batch_size=config.batch_size,
-                eval_every=max(1, config.steps // 10),
-                ema_decay=0.99,
-                seed=config.seed,
+            folder = config.directory / name / label.replace(" ", "_")
+            variables, _ = common.fit(
+                flow, config, train, valid, folder, eval_every=max(1, config.steps // 10), ema_decay=0.99
             )
-            trained[label] = flow, {"params": state.ema_params}
+            trained[label] = flow, variables
             found[name][label] = common.test_nats(*trained[label], test)
         picture(trained, test.x, found[name], config.directory / f"{name}.png", config.seed)
     for name, nats in found.items():

@@ -1,6 +1,6 @@
 """Images by flows: MAF, RealNVP and TarFlow on dequantised digits or MNIST, in one table with models of integers.
 
-Command: python -m experiments.flows_images   (about 8 minutes on 2 CPU cores)
+Command: python -m experiments.flows_images   (not yet timed)
          python -m experiments.flows_images mnist --data-dir DIR   (hours on a CPU)
 
 Bits/dim of a dequantised flow are an upper bound. Expect on the test set of the digits (not yet measured); the
@@ -14,7 +14,7 @@ from pathlib import Path
 
 import tyro
 
-from arjax import plotting, training
+from arjax import plotting
 from arjax.flows import Chain, Dequantised, Flow, Logit, maf, real_nvp, tarflow
 from arjax.likelihood import nats_to_bits_per_dim
 from experiments import common
@@ -103,7 +103,7 @@ def networks(config: Config, event: tuple[int, ...], levels: int) -> dict[str, D
 
 def main(config: Config) -> dict[str, float]:
     """Trains or resumes, evaluates and draws. Returns test nats by model."""
-    config = common.shrunk(
+    config = common.prepared(
         config, models=("maf", "tarflow"), hidden=(16,), num_layers=1, features=8, num_blocks=1, steps=4
     )
     train, valid, test = common.load(config.data, config.data_dir, smoke=config.smoke)
@@ -111,20 +111,8 @@ def main(config: Config) -> dict[str, float]:
     baseline = "histogram", nats_to_bits_per_dim(nats["per-position histogram"], test.event)
     for name, model in networks(config, train.event, train.levels).items():
         folder = config.directory / name
-        state, history = training.fit(
-            model,
-            training.default_optimizer(config.learning_rate, config.steps, weight_decay=config.weight_decay),
-            train,
-            valid,
-            directory=folder,
-            steps=config.steps,
-            batch_size=config.batch_size,
-            eval_every=max(1, config.steps // 20),
-            ema_decay=0.99,
-            patience=config.patience,
-            seed=config.seed,
-        )
-        variables = {"params": state.ema_params}
+        eval_every = max(1, config.steps // 20)
+        variables, history = common.fit(model, config, train, valid, folder, eval_every=eval_every, ema_decay=0.99)
         nats[f"{name} (bound)"] = common.test_nats(model, variables, test)
         plotting.curves(history, folder / "curves.png", baseline, event=test.event)
         common.draw_samples(model, variables, folder, test.event, seed=config.seed)

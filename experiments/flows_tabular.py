@@ -1,6 +1,6 @@
 """Density estimation of vectors: MAF, MADE MoG and RealNVP beside a normal distribution and a Gaussian mixture.
 
-Command: python -m experiments.flows_tabular   (about 5 minutes on 2 CPU cores)
+Command: python -m experiments.flows_tabular   (7 minutes on 2 shared CPU cores)
          python -m experiments.flows_tabular --data miniboone.npz   (any npz file of real numbers)
 
 Without a file the set is one of image patches, as BSDS300 is: 4 x 4 patches of the two photographs that come with
@@ -21,7 +21,7 @@ import tyro
 from sklearn.datasets import load_sample_images
 from sklearn.mixture import GaussianMixture
 
-from arjax import data, plotting, training
+from arjax import data, plotting
 from arjax.continuous import Mixture, Normal
 from arjax.data import Dataset
 from arjax.flows import maf, real_nvp_of_vectors
@@ -47,6 +47,8 @@ class Config:
     """Updates of each model at most."""
     batch_size: int = 200
     """Examples per update."""
+    weight_decay: float = 1e-4
+    """AdamW's weight decay."""
     learning_rate: float = 1e-3
     """Peak of the schedule."""
     patience: int = 5
@@ -61,7 +63,7 @@ class Config:
 
 def main(config: Config) -> dict[str, float]:
     """Fits all models and prints the table. Returns test nats by model, less being better."""
-    config = common.shrunk(config, hidden=(8,), num_layers=2, steps=4, components=(2,))
+    config = common.prepared(config, hidden=(8,), num_layers=2, steps=4, components=(2,))
     train, valid, test = splits(config)
     size = train.event[0]
     nats = {"normal": fitted_nats(train, valid, test, (1,), 0)}
@@ -75,20 +77,17 @@ def main(config: Config) -> dict[str, float]:
     }
     for name, model in models.items():
         folder = config.directory / name.split(" (")[0].replace(" ", "_").lower()
-        state, history = training.fit(
+        variables, history = common.fit(
             model,
-            training.default_optimizer(config.learning_rate, config.steps, weight_decay=1e-4),
+            config,
             train,
             valid,
-            directory=folder,
-            steps=config.steps,
+            folder,
             batch_size=min(config.batch_size, len(train)),
             eval_every=max(1, config.steps // 20),
             ema_decay=0.99,
-            patience=config.patience,
-            seed=config.seed,
         )
-        nats[name] = common.test_nats(model, {"params": state.ema_params}, test)
+        nats[name] = common.test_nats(model, variables, test)
         plotting.curves(history, folder / "curves.png", ("Gaussian mixture", nats["Gaussian mixture (EM)"]))
     print(f"\n{'test set':32}{'mean log-likelihood, nats':>28}")
     for name, value in nats.items():

@@ -102,11 +102,11 @@ VARIANTS = {
 def main(config: Config) -> dict[str, float]:
     """Trains or resumes both models, evaluates and draws. Returns test nats by model."""
     tiny = {"direct_features": 6, "gray_features": 4, "colour_features": 6, "context_features": 4}
-    config = common.shrunk(config, **tiny, num_layers=2, batch_size=8, steps=2, eval_every=1)
+    config = common.prepared(config, **tiny, num_layers=2, batch_size=8, steps=2, eval_every=1)
     train, valid, test = common.load(config.data, config.data_dir, smoke=config.smoke)
     direct, hierarchy = models(config, train.event, train.levels)
-    of_direct = common.fit(direct, config, train, valid, config.directory / "direct", conditional=True)
-    variables = common.fit(
+    of_direct, _ = common.fit(direct, config, train, valid, config.directory / "direct", conditional=True)
+    variables, _ = common.fit(
         hierarchy, config, train, valid, config.directory / "gray_then_colour", conditional=True
     )
     stages = common.nats_of_stages(hierarchy, variables, test, conditional=True)

@@ -88,7 +88,7 @@ VARIANTS = {
 def main(config: Config) -> dict[str, float]:
     """Trains or resumes, evaluates, and draws samples of images. Returns test nats by model."""
     hidden = (8,) * len(config.hidden)
-    config = common.shrunk(config, hidden=hidden, epochs=2, batch_size=16, num_masks=min(config.num_masks, 2))
+    config = common.prepared(config, hidden=hidden, epochs=2, batch_size=16, num_masks=min(config.num_masks, 2))
     train, valid, test = common.load(config.dataset, config.data_dir, smoke=config.smoke)
     model = MADE(
         train.event,

@@ -79,7 +79,7 @@ def models(config: Config) -> dict[str, tuple[str, Any]]:
 
 def main(config: Config) -> dict[str, float]:
     """Trains or resumes, evaluates and draws. Returns test nats by model."""
-    config = common.shrunk(config, features=4, num_layers=2, steps=2, eval_every=1)
+    config = common.prepared(config, features=4, num_layers=2, steps=2, eval_every=1)
     train, valid, test = common.load("binarized_mnist", config.data_dir, smoke=config.smoke)
     nats = {"per-position histogram": common.histogram_nats(train, test)}
     for name, (title, model) in models(config).items():

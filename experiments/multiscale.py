@@ -1,6 +1,6 @@
 """Parallel multiscale (Reed et al., 2017) beside a full Gated PixelCNN: its price in bits, its gain in time.
 
-Command: python -m experiments.multiscale   (about 10 minutes on 2 CPU cores)
+Command: python -m experiments.multiscale   (not yet timed)
 
 Both models, of equal size, are trained on binarized MNIST (28x28; without --data-dir or ARJAX_DATA_DIR it comes
 from tensorflow-datasets). The hierarchy begins with 7x7 pixels and doubles them twice: 49 + 6 draws one after
@@ -76,7 +76,7 @@ class Config:
 def main(config: Config) -> dict[str, float]:
     """Trains or resumes both models, evaluates, times and draws. Returns test nats by model."""
     tiny = {"features": 4, "num_layers": 2, "group_features": 4, "group_blocks": 1}
-    config = common.shrunk(config, **tiny, batch_size=8, steps=2, eval_every=1, sides=(8, 16))
+    config = common.prepared(config, **tiny, batch_size=8, steps=2, eval_every=1, sides=(8, 16))
     train, valid, test = common.load(config.data, config.data_dir, smoke=config.smoke)
     output = Bernoulli() if train.levels == 2 else Categorical(train.levels)
     head: dict[str, Any] = {"features": config.features, "head_features": 2 * config.features}
@@ -91,7 +91,7 @@ def main(config: Config) -> dict[str, float]:
     }
     nats, samples = {"per-position histogram": common.histogram_nats(train, test)}, []
     for name, model in models.items():
-        variables = common.fit(model, config, train, valid, config.directory / name.replace(" ", "_").lower())
+        variables, _ = common.fit(model, config, train, valid, config.directory / name.replace(" ", "_").lower())
         nats[name] = common.test_nats(model, variables, test)
         samples.append(np.asarray(arjax.sample(model, variables, jax.random.key(config.seed), (50, *test.event))))
     common.print_scores(nats, test.event)

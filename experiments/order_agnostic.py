@@ -73,7 +73,7 @@ class Config:
 
 def main(config: Config) -> dict[str, float]:
     """Trains or resumes, evaluates and draws. Returns nats of hidden parts by part and network."""
-    config = common.shrunk(config, features=8, num_layers=1, steps=2, eval_every=1, count=1)
+    config = common.prepared(config, features=8, num_layers=1, steps=2, eval_every=1, count=1)
     train, valid, test = common.load(config.dataset, config.data_dir, smoke=config.smoke)
     networks = {}
     for name in ("raster", "any"):

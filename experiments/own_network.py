@@ -54,7 +54,7 @@ class Config:
 
 def main(config: Config) -> dict[str, float]:
     """Trains on the digits flattened to sequences of 64 pixels, and draws samples. Returns test nats."""
-    config = common.shrunk(config, steps=4)
+    config = common.prepared(config, steps=4)
     train, valid, test = (split.flat() for split in common.load("digits", smoke=config.smoke))
     model = MyNetwork(features=8) if config.smoke else MyNetwork()
     state, _ = training.fit(

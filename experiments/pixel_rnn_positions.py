@@ -109,7 +109,7 @@ def draw_curves(histories: dict[str, list[dict[str, Any]]], path: Path) -> None:
 def main(config: Config) -> dict[str, float]:
     """Trains or resumes, evaluates and draws. Returns test nats by network."""
     small = {"features": 8, "channels": 8, "dilations": (1, 2), "batch_size": 16, "steps": 2, "eval_every": 1}
-    config = common.shrunk(config, **small)
+    config = common.prepared(config, **small)
     images = common.load(config.data, config.data_dir, smoke=config.smoke)
     height, width, _ = images[0].event
     train, valid, test = (split.flat() for split in images)

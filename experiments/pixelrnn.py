@@ -25,7 +25,6 @@ from typing import Literal
 
 import tyro
 
-from arjax import training
 from arjax.distributions import Bernoulli, Categorical
 from arjax.layers import Classes
 from arjax.models import DiagonalBiLSTM, PixelRNN, RowLSTM
@@ -123,7 +122,7 @@ VARIANTS = {
 def main(config: Config) -> dict[str, float]:
     """Trains or resumes, evaluates and draws. Returns test nats by model."""
     tiny = {"features": 3, "num_layers": 2, "head_features": 6, "batch_size": 8, "steps": 2, "eval_every": 1}
-    config = common.shrunk(config, **tiny)
+    config = common.prepared(config, **tiny)
     train, valid, test = common.load(config.data, config.data_dir, smoke=config.smoke)
     name, layer = LAYERS[config.layer]
     model = PixelRNN(
@@ -137,21 +136,7 @@ def main(config: Config) -> dict[str, float]:
         conditioning=Classes(10) if config.by_class else None,
         dropout=config.dropout,
     )
-    state, history = training.fit(
-        model,
-        training.default_optimizer(config.learning_rate, config.steps, weight_decay=config.weight_decay),
-        train,
-        valid,
-        directory=config.directory,
-        steps=config.steps,
-        batch_size=config.batch_size,
-        eval_every=config.eval_every,
-        ema_decay=config.ema_decay,
-        patience=config.patience,
-        conditional=config.by_class,
-        seed=config.seed,
-    )
-    variables = {"params": state.ema_params}
+    variables, history = common.fit(model, config, train, valid, config.directory, conditional=config.by_class)
     nats = common.report(name, model, variables, history, train, test, config.directory, seed=config.seed)
     if config.published:
         print(f"published for {name} on this test set: {config.published}")

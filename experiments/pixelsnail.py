@@ -126,7 +126,7 @@ VARIANTS = {
 def main(config: Config) -> dict[str, float]:
     """Trains or resumes, evaluates and draws. Returns test nats by model."""
     tiny = {"features": 4, "num_blocks": 1, "num_residual": 1, "value_features": 4, "num_mixtures": 2}
-    config = common.shrunk(config, **tiny, batch_size=8, steps=2, eval_every=1)
+    config = common.prepared(config, **tiny, batch_size=8, steps=2, eval_every=1)
     train, valid, test = common.load(config.dataset, config.data_dir, smoke=config.smoke)
     height, width, channels = train.event
     zigzag = tuple(map(int, orderings.zigzag((height, width)).ravel()))

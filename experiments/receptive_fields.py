@@ -133,7 +133,7 @@ def main(config: Config) -> dict[str, dict[str, float]]:
         "num_levels": 2,
         "num_lstms": 1,
     }
-    config = common.shrunk(config, **small)
+    config = common.prepared(config, **small)
     event, position = (config.size, config.size, 1), (config.row, config.column, 0)
     before, fields = earlier(config), {}
     shares: dict[str, dict[str, float]] = {}

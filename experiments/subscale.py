@@ -1,6 +1,6 @@
 """Subscale pixel networks (Menick and Kalchbrenner, 2019): interleaved slices, and high bits before low ones.
 
-Command: python -m experiments.subscale mnist   (about 10 minutes on 2 CPU cores; --help lists the variants)
+Command: python -m experiments.subscale mnist   (not yet timed; --help lists the variants)
 
 `mnist`: on binarized MNIST, 2 x 2 slices of 14 x 14 pixels and a context with attention, beside the same decoder
 in raster order on the whole image, of equal size and the same number of updates. Every update of the subscale
@@ -91,14 +91,14 @@ VARIANTS = {
 def main(config: Config) -> dict[str, float]:
     """Trains or resumes both models, evaluates and draws. Returns test nats by model."""
     tiny = {"raster_features": 4, "features": 4, "num_layers": 2, "context_features": 4, "context_blocks": 1}
-    config = common.shrunk(config, **tiny, num_heads=2, batch_size=8, slices_batch_size=8, steps=2, eval_every=1)
+    config = common.prepared(config, **tiny, num_heads=2, batch_size=8, slices_batch_size=8, steps=2, eval_every=1)
     train, valid, test = common.load(config.data, config.data_dir, smoke=config.smoke)
     raster, subscale = models(config, train.event, train.levels)
     runs = {"raster": (raster, config.batch_size), "subscale": (subscale, config.slices_batch_size)}
     nats, samples = {"per-position histogram": common.histogram_nats(train, test)}, []
     for name, (model, batch_size) in runs.items():
         own = dataclasses.replace(config, batch_size=batch_size)
-        variables = common.fit(model, own, train, valid, config.directory / name)
+        variables, _ = common.fit(model, own, train, valid, config.directory / name)
         nats[name] = common.test_nats(model, variables, test)
         if name == "subscale":
             stages = common.nats_of_stages(model, variables, test)

@@ -177,7 +177,7 @@ VARIANTS: dict[str, tuple[str, TextConfig | ImageConfig]] = {
 def main(config: TextConfig | ImageConfig) -> dict[str, float]:
     """Trains or resumes, evaluates and draws. Returns nats by model: per character, or per image."""
     small = {"features": 8, "num_layers": 1, "num_heads": 2, "batch_size": 16, "steps": 2, "eval_every": 1}
-    config = common.shrunk(config, **small, **config.tiny)
+    config = common.prepared(config, **small, **config.tiny)
     return text(config) if isinstance(config, TextConfig) else images(config)
 
 

@@ -78,7 +78,7 @@ class Config:
 
 def main(config: Config) -> dict[str, float]:
     """Trains or resumes, evaluates, generates and draws. Returns test nats per sample by model."""
-    config = common.shrunk(
+    config = common.prepared(
         config, cycles=1, cycle_layers=4, features=4, skip_features=4, length=64, steps=4, eval_every=2, chunk=64
     )
     mixture = config.output == "mixture"

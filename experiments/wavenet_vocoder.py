@@ -79,7 +79,7 @@ class Config:
 
 def main(config: Config) -> dict[str, float]:
     """Trains or resumes, evaluates, makes held-out sounds again and draws them. Returns test nats per sample."""
-    config = common.shrunk(
+    config = common.prepared(
         config, num_mels=8, cycles=1, cycle_layers=4, features=4, skip_features=4, frames=1, steps=4, eval_every=2
     )
     hop = math.prod(config.factors)

@@ -7,6 +7,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from arjax import sampling
 from arjax.drawing import Draw, Plan
@@ -103,3 +104,12 @@ def row_lstm_field(model, height, width):
             states |= seen_through(states, height, width, [(-1, c) for c in range(-k, k + 1)])
         field |= states
     return field
+
+
+def refused(message, function, *args, **options):
+    """`function` raises one line with `message` in it."""
+    with pytest.raises(ValueError) as error:
+        function(*args, **options)
+    text = str(error.value)
+    assert message in text
+    assert "\n" not in text.split("\n\nFor simplicity")[0]

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from helpers import apply, random_variables
+from helpers import apply, random_variables, refused
 from zoo import ZOO, slow_but_for_one_of_each
 
 import arjax
@@ -23,15 +23,6 @@ METHODS = ("cached", "naive", "fixed_point")
 def setup(name):
     model, x, cond = ZOO[name]()
     return model, random_variables(model, x, cond), x, cond
-
-
-def refused(message, function, *args, **options):
-    """`function` raises one line with `message` in it."""
-    with pytest.raises(ValueError) as error:
-        function(*args, **options)
-    text = str(error.value)
-    assert message in text
-    assert "\n" not in text.split("\n\nFor simplicity")[0]
 
 
 def doors_of_data(model, variables):
