@@ -463,6 +463,7 @@ NETWORKS: dict[str, Callable[[], Network]] = {
     "gated_pixelcnn_narrow": lambda: linen(GatedPixelCNN(), (3, 5, 3)),
     "pixelcnn_masked": lambda: linen(PixelCNN(), (3, 5, 6)),
     "pixelcnn_masked_rgb": lambda: linen(PixelCNN(colours=3, size=5), (2, 3, 5, 3)),
+    "pixelcnn_masked_many_channels": lambda: linen(PixelCNN(colours=6, size=3), (2, 3, 3, 6)),
     "pixelcnn_strided": lambda: linen(PixelCNNPP(), (2, 4, 6)),
     "row_by_row": lambda: linen(RowByRow(), (3, 4, 6)),
 }

@@ -14,7 +14,9 @@ from arjax.incremental.parts import Parts, joined, refined
 from arjax.incremental.values import Const, Facts, Late, Memo, Node, Tracked, compute, demanded, resized
 
 FEW = 4
-"""Positions at most along an axis that are taken one after the other without a loop."""
+"""Positions at most along an axis that are taken one after the other without a loop, whether that needs one or not."""
+MANY = 64
+"""Channels at most of a pixel: an axis that has no loop, since its positions meet in masked products."""
 UNROLL = 1
 """Steps of a loop that are compiled as one (see `benchmarks.accelerator`)."""
 
@@ -38,17 +40,27 @@ def interpreted(function: Any, example: Any, axes: Sequence[int], facts: Facts, 
     """The level of the first of `axes`, whose first output is known to be causal along it."""
     axis, *inner = axes
     last = len(example.shape) - 1
-    if axis == last and example.shape[axis] <= (FEW if last > 1 else 1):
+    size = example.shape[axis]
+
+    def by_parts() -> Level:
         parts = Parts(function, example, axis, facts)
+        check(parts, False)
+        return parts
+
+    def by_loop() -> Level:
+        return looped(function, example, axis, facts, bool(inner), assume_causal)
+
+    if axis != last or size > (MANY if last > 1 else 1):
+        return by_loop()
+    # a short axis may be of positions, and a longer one of channels
+    first, second = (by_parts, by_loop) if size <= FEW else (by_loop, by_parts)
+    try:
+        return first()
+    except NotCausal as refusal:
         try:
-            check(parts, False)
-            return parts
-        except NotCausal as refusal:
-            try:  # not channels, but a short axis of positions
-                return looped(function, example, axis, facts, False, assume_causal)
-            except NotCausal:
-                raise refusal from None
-    return looped(function, example, axis, facts, bool(inner), assume_causal)
+            return second()
+        except NotCausal:
+            raise refusal from None
 
 
 def looped(function: Any, example: Any, axis: int, facts: Facts, inner: bool, assume_causal: bool) -> Loop:
