@@ -57,7 +57,9 @@ LANES = 256
 CHUNK = 1024
 """Positions of a sequence at once."""
 DIGIT_BITS = 4
-"""Of the digits of an output that knows the mass of a range of levels."""
+"""Of the digits of an output that knows the masses of ranges of levels."""
+TINY = 1e-30
+"""What is added to each probability, of which there may be none above 0 under digits that are next to impossible."""
 
 
 def compress(
@@ -76,7 +78,7 @@ def compress(
 
     Raises:
         ValueError: as `arjax.log_prob`; the model is continuous, has samples of several parts or an output
-            distribution without `log_probs` or `log_mass`, or it gives NaN.
+            distribution without `log_probs` or `masses`, or it gives NaN.
         ImportError: the extra `compression` is missing.
     """
     model = _checked(model)
@@ -254,9 +256,12 @@ def _code(table: Any) -> np.ndarray:
     """The digits of some positions. A row has the probabilities of all values, then its own or -1."""
     table = np.asarray(table)
     digits, coder = table[:, -1].astype(np.int32), _at_work[-1]
-    coded = digits >= 0
     try:
-        if coder.error is None and coded.any():
+        if coder.error is not None:
+            pass
+        elif digits.min() >= 0:
+            digits = coder.code(digits, np.ascontiguousarray(table[:, :-1]))
+        elif (coded := digits >= 0).any():
             digits[coded] = coder.code(digits[coded], np.ascontiguousarray(table[coded, :-1]))
     except Exception as error:  # it would be lost in the runtime
         coder.error = error
@@ -279,8 +284,9 @@ class _Coded(Draw):
 
     def __call__(self, params: Array, plan: Plan) -> Drawn:
         values = jnp.zeros(plan.noise.shape, jnp.int32)
-        for size, log_probs in _digits(self.output, params):
-            probs = jax.nn.softmax(log_probs(values))
+        for size, masses in _digits(self.output, params):
+            probs = masses(values) + TINY
+            probs = probs / probs.sum(-1, keepdims=True)
             count = probs.shape[-1]
             own = jnp.where(plan.known, jnp.clip((plan.values - values) // size, 0, count - 1), -1)
             table = jnp.concatenate([probs, own[..., None].astype(jnp.float32)], -1).reshape(-1, count + 1)
@@ -289,28 +295,19 @@ class _Coded(Draw):
 
 
 def _digits(output: Any, params: Array) -> Iterator[tuple[int, Callable[[Array], Array]]]:
-    """The digits of a level from the highest on: what one counts, and the log-probabilities of its values.
+    """The digits of a level from the highest on: what one counts, and the probabilities of its values.
 
-    The latter is a function of the sum of the digits before.
+    The latter is a function of the sum of the digits before, up to a factor.
     """
-    if not hasattr(output, "log_mass"):
+    if not hasattr(output, "masses"):
         if not hasattr(output, "log_probs"):
-            raise ValueError(f"an output with log_probs or log_mass is wanted, got {output}")
-        yield 1, lambda _: output.log_probs(params)
+            raise ValueError(f"an output with log_probs or masses is wanted, got {output}")
+        yield 1, lambda _: jnp.exp(output.log_probs(params))
         return
-    levels = output.levels
-    for power in reversed(range(-(-(levels - 1).bit_length() // DIGIT_BITS))):
+    for power in reversed(range(-(-(output.levels - 1).bit_length() // DIGIT_BITS))):
         size = 2 ** (DIGIT_BITS * power)
-        count = min(2**DIGIT_BITS, -(-levels // size))
-
-        def log_probs(before: Array, size: int = size, count: int = count) -> Array:
-            low = before[..., None] + size * jax.lax.broadcasted_iota(
-                jnp.int32, (*before.shape, count), before.ndim
-            )
-            masses = output.log_mass(params[..., None, :], low, jnp.minimum(low + size, levels))
-            return jnp.where(low < levels, masses, -jnp.inf)
-
-        yield size, log_probs
+        count = min(2**DIGIT_BITS, -(-output.levels // size))
+        yield size, partial(output.masses, params, size=size, count=count)
 
 
 # The programs: of whole events, and of the next positions of sequences.

@@ -161,16 +161,31 @@ class DiscretizedLogisticMixture:
 
     def log_prob(self, params: Float[Array, "... p"], x: Int[Array, "..."]) -> Float[Array, "..."]:
         """Log-probability of `x` in nats."""
-        x = x.astype(jnp.int32)
-        return _of_levels(self.log_mass(params, x, x + 1), x, self.levels)
-
-    def log_mass(
-        self, params: Float[Array, "... p"], low: Int[Array, "..."], high: Int[Array, "..."]
-    ) -> Float[Array, "..."]:
-        """Log-probability of the levels `low <= x < high` in nats: of any range at the price of one level."""
         logits, means, log_scales = self._components(params)
-        log_masses = _log_mass(low[..., None], high[..., None], means, log_scales, self.levels)
-        return jax.nn.logsumexp(jax.nn.log_softmax(logits) + log_masses, axis=-1)
+        x = x.astype(jnp.int32)
+        log_masses = _log_mass(x[..., None], means, log_scales, self.levels)
+        log_probs = jax.nn.logsumexp(jax.nn.log_softmax(logits) + log_masses, axis=-1)
+        return _of_levels(log_probs, x, self.levels)
+
+    def masses(
+        self, params: Float[Array, "... p"], low: Int[Array, "..."], size: int, count: int
+    ) -> Float[Array, "... n"]:
+        """Probabilities of `count` ranges of `size` levels each, from the level `low` on: of any size at one price.
+
+        Where a range reaches beyond the last level, of those that there are. Below 1e-30 they become 0.
+        """
+        logits, means, log_scales = (part[..., None, :] for part in self._components(params))
+        number = jax.lax.broadcasted_iota(jnp.int32, (*low.shape, count + 1, 1), low.ndim)
+        edges = low[..., None, None] + size * number
+        edge = _upper_edge(edges - 1, means, log_scales, self.levels)
+        nearer = jnp.exp(-jnp.abs(edge))
+        below = jnp.where(edges >= self.levels, 1, jnp.where(edge >= 0, 1, nearer) / (1 + nearer))
+        above = jnp.where(edges <= 0, 1, jnp.where(edge >= 0, nearer, 1) / (1 + nearer))
+        inner = -jnp.expm1(-_width(size, log_scales, self.levels))
+        first, last = edges[..., :-1, :], edges[..., 1:, :]
+        inner = jnp.where((first <= 0) | (last >= self.levels), 1, inner)
+        masses = jnp.sum(jax.nn.softmax(logits) * below[..., 1:, :] * above[..., :-1, :] * inner, axis=-1)
+        return jnp.where(first[..., 0] >= self.levels, 0, masses)
 
     def quantile(self, params: Float[Array, "... p"], u: Float[Array, "..."]) -> Int32[Array, "..."]:
         """The smallest x with `CDF(x) > u`: the mixture's own inverse CDF, by a search (see `_invert_cdf`).
@@ -220,7 +235,7 @@ class DiscretizedLogisticMixture:
             if channel + 1 < channels:
                 bounded = jnp.maximum(log_scale, _min_log_scale(self.levels))
                 value = x[..., channel, None].astype(jnp.int32)
-                weights = weights + _log_mass(value, value + 1, mean, bounded, self.levels)
+                weights = weights + _log_mass(value, mean, bounded, self.levels)
         return jnp.stack(result, axis=-2)
 
     def mean(self, params: Float[Array, "... p"]) -> Float[Array, "..."]:
@@ -317,18 +332,22 @@ def _upper_edge(x: Array, mean: Array, log_scale: Array, levels: int) -> Array:
     return (edge - (levels - 1) * mean) * (jnp.exp(-log_scale) / (levels - 1))
 
 
-def _log_mass(low: Array, high: Array, mean: Array, log_scale: Array, levels: int) -> Array:
-    """Log-mass of `low <= x < high` under a logistic with `mean` and `exp(log_scale)` in [-1, 1], in nats.
+def _width(size: int, log_scale: Array, levels: int) -> Array:
+    """Of so many levels, standardized."""
+    # The bound keeps the logarithm finite under scales so large that a level's width vanishes beside them.
+    return jnp.maximum(size * (2 / (levels - 1)) * jnp.exp(-log_scale), 1e-30)
+
+
+def _log_mass(x: Array, mean: Array, log_scale: Array, levels: int) -> Array:
+    """Log-mass of the level `x` under a logistic with `mean` and `exp(log_scale)` in [-1, 1], in nats.
 
     With p and q the standardized edges, `F(p) - F(q) = F(p) (1 - F(q)) (1 - exp(q - p))`: no cancellation.
     """
-    log_cdf = jax.nn.log_sigmoid(_upper_edge(high - 1, mean, log_scale, levels))
-    log_survival = jax.nn.log_sigmoid(-_upper_edge(low - 1, mean, log_scale, levels))
-    log_cdf = jnp.where(high >= levels, 0, log_cdf)
-    log_survival = jnp.where(low <= 0, 0, log_survival)
-    # The bound keeps the logarithm finite under scales so large that a level's width vanishes beside them.
-    width = jnp.maximum((high - low).astype(jnp.float32) * (2 / (levels - 1)) * jnp.exp(-log_scale), 1e-30)
-    inner = jnp.where((low <= 0) | (high >= levels), 0, _log1mexp(width))
+    log_cdf = jax.nn.log_sigmoid(_upper_edge(x, mean, log_scale, levels))
+    log_survival = jax.nn.log_sigmoid(-_upper_edge(x - 1, mean, log_scale, levels))
+    log_cdf = jnp.where(x >= levels - 1, 0, log_cdf)
+    log_survival = jnp.where(x <= 0, 0, log_survival)
+    inner = jnp.where((x <= 0) | (x >= levels - 1), 0, _log1mexp(_width(1, log_scale, levels)))
     return log_cdf + log_survival + inner
 
 

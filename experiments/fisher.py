@@ -120,7 +120,8 @@ def decoder(features: np.ndarray, images: np.ndarray, steps: int, seed: int) -> 
     def step(params: Any, state: Any, key: Array) -> tuple[Any, Any]:
         noise = 0.1 * jax.random.normal(key, features.shape)
         grads = jax.grad(lambda p: jnp.mean((net.apply(p, features / scale + noise) - images) ** 2))(params)
-        updates, state = optimizer.update(grads, state)
+        with jax.numpy_dtype_promotion("standard"):  # optax needs it, also where the caller is stricter
+            updates, state = optimizer.update(grads, state)
         return optax.apply_updates(params, updates), state
 
     state = optimizer.init(params)

@@ -116,6 +116,18 @@ def test_log_prob_agrees_with_float64(distribution):
     assert (error <= 1e-5 * np.abs(expected) + 2e-6 + mean_rounding(distribution, params)).all()
 
 
+@each([d for d in DISTRIBUTIONS if isinstance(d, DiscretizedLogisticMixture)])
+def test_masses_are_sums_over_ranges_of_levels(distribution):
+    params = random_params(distribution)
+    probs = reference_probs(distribution, params)
+    for size, count, start in ((1, 3, 0), (2, 5, 1), (16, 16, 0), (distribution.levels // 2, 2, 1)):
+        padded = np.pad(probs, ((0, 0), (0, start + size * count)))[:, start : start + size * count]
+        expected = padded.reshape(len(params), count, size).sum(-1)
+        masses = distribution.masses(params, np.full(len(params), start), size, count)
+        tolerance = 1e-6 + 2e-5 * expected + mean_rounding(distribution, params) * expected
+        assert (np.abs(np.asarray(masses) - expected) <= tolerance).all()
+
+
 def test_logistic_with_published_parameters():
     # One logistic with mean 100 and scale 5, in levels of 256.
     params = np.float32([[0, (100 - 127.5) / 127.5, math.log(5 / 127.5)]])
