@@ -501,6 +501,7 @@ def test_images_that_do_not_fit():
         multiscale(base, num_doublings=0),
         odd,
     )
+    refused("features of 1 doublings are wanted, got (6, 4)", score, multiscale(base, features=(6, 4)), odd)
     subscale = Subscale((2, 2, 1), of_map(Bernoulli(), 3, 2), context())
     refused("factors that divide an event of (6, 5, 1) are wanted, got (2, 2, 1)", score, subscale, odd)
     pyramid = Auxiliary((parts.Smaller(),), (base, of_map(Bernoulli(), 6, 5)), (context(enlarge=2),))
