@@ -508,6 +508,21 @@ def test_images_that_do_not_fit():
     refused("factors that divide an event of (6, 5, 1) are wanted, got (2, 2, 1)", score, pyramid, odd)
 
 
+def test_a_stage_with_samples_of_several_parts():
+    base = Auxiliary(
+        (parts.Gray(2, 2),), (gated_pixelcnn(Bernoulli(), num_layers=1), of_map(Bernoulli(), 2, 2)), (context(),)
+    )
+    model, x = multiscale(base), integers(2, 2, 4, 4, 1)
+    variables = jax.eval_shape(functools.partial(arjax.modules.init, model), jax.random.key(0), x)
+    refused(
+        "a stage whose samples are one array is wanted, got Auxiliary",
+        jax.eval_shape,
+        lambda variables, key: arjax.sample(model, variables, key, x.shape),
+        variables,
+        jax.random.key(0),
+    )
+
+
 def test_contexts_that_do_not_fit():
     even, base = integers(2, 2, 4, 4, 1), gated_pixelcnn(Bernoulli(), num_layers=1)
     of_wrong_size = "cond: floats of shape (batch, 2, 4, 6) are wanted, got float32 (2, 4, 4, 6)"
