@@ -46,6 +46,7 @@ from arjax.incremental import loops
 from arjax.models import GatedPixelCNN, PixelCNNPP, Transformer, WaveNet
 from benchmarks import common, sampling
 from benchmarks.training import measure as measure_training
+from experiments import provenance
 
 PEAKS = {
     "NVIDIA H100 80GB HBM3": {"bfloat16": 989e12, "float32": 495e12},
@@ -188,13 +189,13 @@ def supervise(chosen: list[Cell], args: argparse.Namespace, argv: list[str]) -> 
 
 def work(chosen: list[Cell], args: argparse.Namespace) -> None:
     """Runs what is not finished, one cell after the other; an exception is a row too."""
-    device = common.machine(jax.devices()[0])
+    about = {"machine": provenance.machine(), "commit": provenance.commit()}
     for cell in unfinished(chosen, args.results):
         start = time.perf_counter()
         try:
             for row in cell.function(args, *cell.arguments):
                 append(args.results, {"cell": cell.name, **row})
-            end: common.Row = {"machine": device}
+            end: common.Row = about
         except Exception as error:
             end = {"error": f"{type(error).__name__}: {error}"[:500]}
         seconds = time.perf_counter() - start

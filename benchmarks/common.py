@@ -3,13 +3,10 @@
 import argparse
 import contextlib
 import json
-import os
-import platform
 import shlex
 import sys
 import time
 from collections.abc import Callable, Iterable, Mapping
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -33,6 +30,7 @@ from arjax.models import (
     Transformer,
     WaveNet,
 )
+from experiments import provenance
 
 try:
     from tqdm import tqdm
@@ -144,6 +142,7 @@ def report(
     the table shows of it.
     """
     say = tqdm.write if tqdm else print
+    commit = provenance.commit()
     found: list[Row] = []
     say(_line(columns, columns))
     for row in rows:
@@ -152,21 +151,8 @@ def report(
         say(_line([_text(shown[column]) for column in columns], columns))
         sys.stdout.flush()
     repeat = shlex.join(["python", "-m", *command])
-    print(json.dumps({"rows": found, "machine": machine(device), "command": repeat}))
-
-
-def machine(device: jax.Device) -> Row:
-    """What the figures depend on besides the code."""
-    cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
-    names = [line.partition(": ")[2] for line in lines if line.startswith("model name")]
-    return {
-        "device": device.device_kind,
-        "cpu": names[0] if names else platform.processor(),
-        "cores": os.cpu_count(),
-        "jax": jax.__version__,
-        "python": platform.python_version(),
-    }
+    about = {"machine": provenance.machine(device), "commit": commit, "command": repeat}
+    print(json.dumps({"rows": found, **about}))
 
 
 def positive(text: str) -> int:

@@ -21,11 +21,10 @@ complexity 0.97 (Serra et al.). Not yet measured.
 
 The background model sees each pixel replaced by noise with probability `rate`, drawn once, before training.
 Neither this rate nor anything else was tuned on foreign images. The folder holds both models, histograms.png
-(negative log-likelihoods in bits/dim, and the ratio) and auroc.json.
+(negative log-likelihoods in bits/dim, and the ratio) and results.json.
 """
 
 import dataclasses
-import json
 from pathlib import Path
 from typing import Any, Literal
 
@@ -171,9 +170,8 @@ def main(config: Config) -> dict[str, dict[str, float]]:
     draw(directory / "histograms.png", panels)
     for label, own in panels["negative log-likelihood, bits/dim"].items():
         print(f"{label:32}{own.mean():8.3f} bits/dim")
-    (directory / "auroc.json").write_text(json.dumps(results, indent=2) + "\n")
-    print(f"\nmodels, histograms.png and auroc.json are in {directory}")
-    return results
+    print(f"\nmodels, histograms.png and results.json are in {directory}")
+    return common.record(config, results, train, valid, test, directory=directory)
 
 
 if __name__ == "__main__":

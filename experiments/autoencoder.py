@@ -192,7 +192,7 @@ def main(config: Config) -> dict[str, float]:
     samples = decode(with_h, params["decoder"], between, np.broadcast_to(noise[:, :1], noise.shape))
     draw_rows([images, *samples, np.roll(images, -1, 0)], directory / "interpolations.png")
     print(f"\ncheckpoints, metrics.jsonl, reconstructions.png and interpolations.png are in {directory}")
-    return nats
+    return common.record(config, nats, train, valid, test)
 
 
 if __name__ == "__main__":

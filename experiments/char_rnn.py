@@ -166,7 +166,7 @@ def main(config: Config) -> dict[str, float]:
     baseline = "unigram histogram", scores["unigram histogram, valid"]
     plotting.curves(by_character, directory / "curves.png", baseline)
     print(f"checkpoints, metrics.jsonl, curves.png and samples.txt are in {directory}")
-    return scores
+    return common.record(config, scores, train, valid, test, directory=directory)
 
 
 if __name__ == "__main__":

@@ -218,7 +218,7 @@ def main(config: PixelCNNConfig | GatedConfig | PixelCNNPPConfig) -> dict[str, f
         print(f"published for {config.name} on this test set: {config.published} bits/dim")
     else:
         print(f"{config.data} is a part of the training set: comparable with nothing published")
-    return nats
+    return common.record(config, nats, train, valid, test)
 
 
 if __name__ == "__main__":

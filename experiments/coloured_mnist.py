@@ -71,9 +71,10 @@ def main(config: Config) -> dict[str, float]:
     variables, history = common.fit(
         model, config, train, valid, config.directory, ema_decay=0.99, conditional=True
     )
-    return common.report(
+    nats = common.report(
         "Gated PixelCNN", model, variables, history, train, test, config.directory, seed=config.seed
     )
+    return common.record(config, nats, train, valid, test)
 
 
 if __name__ == "__main__":

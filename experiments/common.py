@@ -3,9 +3,10 @@
 import dataclasses
 import json
 import math
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import numpy as np
@@ -18,6 +19,9 @@ from arjax.layers.conditioning import num_classes
 from arjax.likelihood import nats_to_bits_per_dim
 from arjax.models import histogram
 from arjax.models.histogram import Histogram
+from experiments import provenance
+
+Scores = TypeVar("Scores", bound=Mapping[str, Any])
 
 Occlusion = tuple[float, float, float, float]
 """Top, bottom, left and right of a hidden rectangle, as fractions of the image."""
@@ -181,10 +185,51 @@ def prepared(config: Any, **changes: Any) -> Any:
     if config.smoke:
         config = dataclasses.replace(config, directory=config.directory / "smoke", **changes)
     config.directory.mkdir(parents=True, exist_ok=True)
-    settings = {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
-    text = json.dumps(settings, indent=2, default=str)
-    (config.directory / "settings.json").write_text(text + "\n")
+    _write_json(config.directory / "settings.json", _settings(config))
+    provenance.commit()  # of the code that runs now
     return config
+
+
+def record(config: Any, scores: Scores, *splits: Any, directory: Path | None = None) -> Scores:
+    """Leaves results.json, by which a table can say where its numbers come from. Returns the scores.
+
+    It holds `settings`; `scores` as given; `training`, the steps and seconds of each model by its folder, of all
+    resumptions; `data`, what `splits` are and their digests; and of the call that scored, which may only have
+    resumed what older code trained, `command`, `commit`, `machine` and `versions`.
+
+    Args:
+        config: the configuration that `prepared` gave.
+        scores: what the experiment returns, by name.
+        splits: the data that the models were trained and tested on.
+        directory: the folder of results.json and of all models; `config.directory` by default.
+    """
+    directory = config.directory if directory is None else directory
+    started = (config.directory / "settings.json").stat().st_mtime_ns
+    logs = [path for path in sorted(directory.rglob("metrics.jsonl")) if path.stat().st_mtime_ns >= started]
+    lines = {path.parent.relative_to(directory): json.loads(path.read_text().splitlines()[-1]) for path in logs}
+    found = {
+        "settings": _settings(config),
+        "scores": scores,
+        "training": {str(name): {key: line[key] for key in ("step", "seconds")} for name, line in lines.items()},
+        "data": [provenance.describe(split) for split in splits],
+        "command": provenance.command(),
+        "commit": provenance.commit(),
+        "machine": provenance.machine(),
+        "versions": provenance.versions(),
+    }
+    if jax.process_index() == 0:
+        _write_json(directory / "results.json", found)
+    return scores
+
+
+def _settings(config: Any) -> dict[str, Any]:
+    return {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
+
+
+def _write_json(path: Path, value: Any) -> None:
+    unfinished = path.with_name(f"{path.name}.{os.getpid()}")  # several processes may share the folder
+    unfinished.write_text(json.dumps(value, indent=2, default=str) + "\n")
+    unfinished.replace(path)
 
 
 def keep_vocabulary(directory: Path, vocabulary: Vocabulary | Bytes) -> None:

@@ -255,9 +255,9 @@ def main(config: Config) -> dict[str, dict[str, Any]]:
         for name in ("compress", "decompress"):
             ratio = times[name] / times["sample"]
             print(f"{name:20}{row[f'{name} seconds']:10.1f} s; in turns {ratio:.2f} times the cached sampler")
-    (config.directory / "results.json").write_text(json.dumps(results, indent=2) + "\n")
     print(f"\nmodels, curves.png and results.json are in {config.directory}")
-    return results
+    sets = [Dataset(task.x, levels=task.levels, name=task.name, split="test") for task in tasks]
+    return common.record(config, results, *sets)
 
 
 if __name__ == "__main__":

@@ -15,11 +15,10 @@ Accuracy on the 397 test images:
 The scores do not beat the pixels: they are five points behind them. A picture follows Yan et al. (2019), section
 4: a small network is trained to give an image back from its features, and decodes points on the straight line
 between the features of two test images. Below each such row stands what the same network makes of lines between
-pixels. The folder holds the model, curves.png, interpolations.png and probe.json.
+pixels. The folder holds the model, curves.png, interpolations.png and results.json.
 """
 
 import dataclasses
-import json
 from pathlib import Path
 from typing import Any
 
@@ -181,7 +180,6 @@ def main(config: Config) -> dict[str, float]:
     print(f"\n{'linear probe, test accuracy':32}{'numbers':>10}{'accuracy':>10}")
     for name, value in results.items():
         print(f"{name:32}{kinds[name][0].shape[1]:10}{value:10.4f}")
-    (config.directory / "probe.json").write_text(json.dumps(results, indent=2) + "\n")
 
     chosen = np.unique(labels[2], return_index=True)[1][:10]
     images = test.x[chosen].astype(np.int32)
@@ -193,8 +191,8 @@ def main(config: Config) -> dict[str, float]:
         rows.append(np.concatenate([images[:, None], drawn, np.roll(images, -1, 0)[:, None]], 1))
     grid = np.stack(rows, 1).reshape(-1, *test.event)
     plotting.image_grid(grid, config.directory / "interpolations.png", levels=17, columns=10)
-    print(f"\nthe model, curves.png, interpolations.png and probe.json are in {config.directory}")
-    return results
+    print(f"\nthe model, curves.png, interpolations.png and results.json are in {config.directory}")
+    return common.record(config, results, train, valid, test)
 
 
 if __name__ == "__main__":

@@ -81,7 +81,7 @@ def main(config: Config) -> dict[str, float]:
     for name, value in nats.items():
         print(f"{name:32}{value:10.4f}")
     picture(model, variables, fitted, test.x[:, 0], config.directory / "densities.png")
-    return nats
+    return common.record(config, nats, train, valid, test)
 
 
 def draw(rng: np.random.Generator, n: int) -> np.ndarray:

@@ -99,12 +99,14 @@ def main(config: Config) -> dict[str, dict[str, float]]:
         "real nvp": real_nvp_of_vectors(num_layers=config.num_layers + 2, hidden=config.hidden),
     }
     found: dict[str, dict[str, float]] = {}
+    splits: list[Dataset] = []
     for name in config.sets:
         draw, rng = SETS[name], np.random.default_rng(config.seed)
         sizes = {"train": config.draws, "valid": config.draws // 5, "test": config.draws}
         train, valid, test = (
             Dataset(draw(rng, n), levels=None, name=name, split=split) for split, n in sizes.items()
         )
+        splits += (train, valid, test)
         trained: dict[str, tuple[Flow, Any]] = {}
         found[name] = {"true": float(-log_density(test.x).mean())} if name == "gaussians" else {}
         for label, flow in flows.items():
@@ -119,7 +121,7 @@ def main(config: Config) -> dict[str, dict[str, float]]:
         print(f"\n{name}")
         for label, value in nats.items():
             print(f"  {label:20}{value:10.4f}")
-    return found
+    return common.record(config, found, *splits)
 
 
 def log_density(x: np.ndarray) -> np.ndarray:

@@ -117,7 +117,7 @@ def main(config: Config) -> dict[str, float]:
         plotting.curves(history, folder / "curves.png", baseline, event=test.event)
         common.draw_samples(model, variables, folder, test.event, seed=config.seed)
     common.print_scores(nats, test.event)
-    return nats
+    return common.record(config, nats, train, valid, test)
 
 
 if __name__ == "__main__":

@@ -98,7 +98,7 @@ def main(config: Config) -> dict[str, float]:
     print(f"\n{'test set':32}{'mean log-likelihood, nats':>28}")
     for name, value in nats.items():
         print(f"{name:32}{-value:28.3f}")
-    return nats
+    return common.record(config, nats, train, valid, test)
 
 
 def splits(config: Config) -> list[Dataset]:

@@ -120,7 +120,7 @@ def main(config: Config) -> dict[str, float]:
     common.print_scores(nats, test.event)
     draw(config, hierarchy, variables, test.event)
     print(f"\nboth runs and samples.png are in {config.directory}")
-    return nats
+    return common.record(config, nats, train, valid, test)
 
 
 def models(config: Config, event: tuple[int, ...], levels: int) -> tuple[Any, Any]:

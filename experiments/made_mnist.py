@@ -140,7 +140,7 @@ def main(config: Config) -> dict[str, float]:
     if len(test.event) == 3:
         plotting.image_grid(samples, config.directory / "samples.png", levels=2, columns=10)
     print(f"checkpoints, metrics.jsonl and pictures are in {config.directory}")
-    return nats
+    return common.record(config, nats, train, valid, test)
 
 
 if __name__ == "__main__":

@@ -110,7 +110,7 @@ def main(config: Config) -> dict[str, float]:
         )
     common.print_scores(nats, test.event)
     print(f"\ncheckpoints, metrics.jsonl, curves, samples and completions are in {config.directory}")
-    return nats
+    return common.record(config, nats, train, valid, test)
 
 
 if __name__ == "__main__":

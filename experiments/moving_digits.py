@@ -114,7 +114,7 @@ def main(config: Config) -> dict[str, float]:
         scale=3,
     )
     print(f"\nboth runs and samples.png are in {config.directory}")
-    return nats
+    return common.record(config, nats, train, valid, test)
 
 
 if __name__ == "__main__":

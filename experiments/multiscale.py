@@ -106,7 +106,7 @@ def main(config: Config) -> dict[str, float]:
     )
     draw_times(config)
     print(f"\nboth runs, samples.png and times.png are in {config.directory}")
-    return nats
+    return common.record(config, nats, train, valid, test)
 
 
 def draw_times(config: Config) -> None:

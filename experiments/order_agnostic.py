@@ -115,7 +115,7 @@ def main(config: Config) -> dict[str, float]:
     path = config.directory / "completions.png"
     plotting.image_grid(row.reshape(-1, *row.shape[2:]), path, levels=256, columns=row.shape[1])
     print(f"\ncheckpoints, metrics.jsonl, curves and {path.name} are in {config.directory}")
-    return found
+    return common.record(config, found, train, valid, test)
 
 
 def known_pixels(hidden: common.Occlusion, event: tuple[int, ...]) -> np.ndarray:

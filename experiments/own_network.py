@@ -79,7 +79,7 @@ def main(config: Config) -> dict[str, float]:
         np.asarray(samples).reshape(40, 8, 8, 1), config.directory / "samples.png", levels=17, columns=10
     )
     print(f"\ncheckpoints, metrics.jsonl and samples.png are in {config.directory}")
-    return nats
+    return common.record(config, nats, train, valid, test)
 
 
 if __name__ == "__main__":

@@ -139,7 +139,7 @@ def main(config: Config) -> dict[str, float]:
     draw_samples(samples, directory / "samples.png")
     draw_curves(histories, directory / "curves.png")
     print(f"\ncheckpoints, metrics.jsonl, curves.png and samples.png are in {directory}")
-    return nats
+    return common.record(config, nats, train, valid, test, directory=directory)
 
 
 if __name__ == "__main__":

@@ -140,7 +140,7 @@ def main(config: Config) -> dict[str, float]:
     nats = common.report(name, model, variables, history, train, test, config.directory, seed=config.seed)
     if config.published:
         print(f"published for {name} on this test set: {config.published}")
-    return nats
+    return common.record(config, nats, train, valid, test)
 
 
 if __name__ == "__main__":

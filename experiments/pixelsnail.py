@@ -157,7 +157,8 @@ def main(config: Config) -> dict[str, float]:
     )
     print(f"{sum(leaf.size for leaf in jax.tree.leaves(state.params)):,} parameters")
     variables = {"params": state.ema_params}
-    return common.report("PixelSNAIL", model, variables, history, train, test, config.directory, seed=config.seed)
+    nats = common.report("PixelSNAIL", model, variables, history, train, test, config.directory, seed=config.seed)
+    return common.record(config, nats, train, valid, test)
 
 
 if __name__ == "__main__":

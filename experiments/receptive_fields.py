@@ -153,7 +153,7 @@ def main(config: Config) -> dict[str, dict[str, float]]:
         print(f"{name:22}{seen:10.1%}{1 - seen:14.1%}{predicted:13.1%}")
     draw(fields, config)
     print(f"\na picture of each model, and fields.png of all, are in {config.directory}")
-    return shares
+    return common.record(config, shares)
 
 
 if __name__ == "__main__":

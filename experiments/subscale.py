@@ -114,7 +114,7 @@ def main(config: Config) -> dict[str, float]:
         row_labels=["raster"] * 5 + ["subscale"] * 5,
     )
     print(f"\nboth runs and samples.png are in {config.directory}")
-    return nats
+    return common.record(config, nats, train, valid, test)
 
 
 def models(config: Config, event: tuple[int, ...], levels: int) -> tuple[Any, Any]:

@@ -35,10 +35,11 @@ from jax import Array
 from jax.typing import DTypeLike
 
 import arjax
-from arjax import plotting, training
+from arjax import data, plotting, training
 from arjax.data import Dataset
 from arjax.distributions import Categorical, DiscretizedLogisticMixture
 from arjax.models import ChainRule, Histogram
+from experiments import common
 
 
 @dataclasses.dataclass(frozen=True)
@@ -173,8 +174,7 @@ def mutual_information(table: np.ndarray) -> float:
 
 def main(config: Config) -> dict[str, dict[str, dict[str, float]]]:
     """Trains every model and draws the pictures. Returns the scores by toy and model."""
-    if config.smoke:
-        config = dataclasses.replace(config, directory=config.directory / "smoke", steps=2, draws=4000)
+    config = common.prepared(config, steps=2, draws=4000)
     toys = {
         "dset1": dset1(),
         "warm-up": warm_up(),
@@ -202,7 +202,12 @@ def main(config: Config) -> dict[str, dict[str, dict[str, float]]]:
     shared = mutual_information(toys["galaxy"].true)
     print(f"\nthe mutual information of x1 and x2 is {shared:.4f} nats; dropping the edge costs {cost:.4f}")
     print(f"pictures in {config.directory}")
-    return scores
+    splits = [
+        Dataset(getattr(toy, split), levels=len(toy.true), name=name, split=split)
+        for name, toy in toys.items()
+        for split in data.SPLITS
+    ]
+    return common.record(config, scores, *splits)
 
 
 def draw_bars(toy: Toy, tables: dict[str, np.ndarray], path: Path) -> None:

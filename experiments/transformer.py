@@ -204,7 +204,7 @@ def text(config: TextConfig) -> dict[str, float]:
     texts = [vocabulary.decode(np.asarray(sample)) for sample in samples]
     (config.directory / "samples.txt").write_text("\n---\n".join(texts))
     print(f"\n{texts[0]}\n\ncheckpoints, metrics.jsonl, curves.png and samples.txt are in {config.directory}")
-    return nats
+    return common.record(config, nats, train, valid)
 
 
 def images(config: ImageConfig) -> dict[str, float]:
@@ -241,7 +241,7 @@ def images(config: ImageConfig) -> dict[str, float]:
         common.draw_samples(model, variables, directory, test.event, seed=config.seed)
     common.print_scores(nats, test.event)
     print(f"\ncheckpoints, metrics, curves and samples of each order are in {config.directory}")
-    return nats
+    return common.record(config, nats, train, valid, test)
 
 
 def ranks(name: str, shape: tuple[int, ...], seed: int) -> np.ndarray:

@@ -126,7 +126,7 @@ def main(config: Config) -> dict[str, float]:
     )
     resynthesise(config, model, variables, sets[-1])
     print(f"\ncheckpoints, metrics.jsonl, curves.png, spectrograms.png and wav files are in {config.directory}")
-    return nats
+    return common.record(config, nats, train, valid, test)
 
 
 def resynthesise(config: Config, model: WaveNet, variables: Any, test: Sequences) -> None:

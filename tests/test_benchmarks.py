@@ -9,6 +9,7 @@ from arjax import sample_from_noise
 from arjax.layers import Map
 from arjax.models import GatedPixelCNN
 from benchmarks import attention, common, flows, hierarchies, image_models, sampling, training, wavenet
+from experiments import provenance
 
 ROW = {
     *("model", "batch", "method", "seconds", "compile_seconds", "over_naive", "over_forward"),
@@ -31,6 +32,7 @@ def test_sampling(capsys):
     assert [row["method"] for row in rows] == ["forward", "naive", "cached", "fixed_point"]
     assert len(table) == 1 + len(rows)
     assert found["machine"].keys() == MACHINE
+    assert found["commit"] == provenance.commit()
     assert found["command"] == "python -m benchmarks.sampling --models tiny --seconds 0 --batches 3"
     for row in rows:
         assert row.keys() == ROW

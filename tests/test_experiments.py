@@ -2,8 +2,11 @@
 
 import dataclasses
 import importlib
+import json
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -11,11 +14,11 @@ import pytest
 from PIL import Image
 
 import arjax
-from arjax.data import Dataset, files
+from arjax.data import Dataset, Sequences, Windows, files
 from arjax.distributions import Bernoulli, Categorical
 from arjax.layers.conditioning import Upsampling
 from arjax.models import Histogram, WaveNet
-from experiments import common, toys
+from experiments import common, provenance, toys
 
 
 def check_toys(scores):
@@ -66,6 +69,24 @@ def check_auroc(results):
 def check_accuracy(results):
     assert list(results) == ["pixels", "mean activations", "Fisher scores"]
     assert all(0 < value <= 1 for value in results.values())
+
+
+def check_record(found, scores, folder):
+    """What results.json says of a run, of which `scores` were returned."""
+    assert list(found) == [
+        *("settings", "scores", "training", "data", "command", "commit", "machine", "versions"),
+    ]
+    assert found["scores"] == scores
+    assert found["settings"]["smoke"] is True
+    assert Path(found["settings"]["directory"]) in (folder, *folder.parents)
+    logs = {str(path.parent.relative_to(folder)): path for path in folder.rglob("metrics.jsonl")}
+    assert found["training"].keys() == logs.keys()
+    for name, path in logs.items():
+        last = json.loads(path.read_text().splitlines()[-1])
+        assert found["training"][name] == {"step": last["step"], "seconds": last["seconds"]}
+    for split in found["data"]:
+        assert split["examples"] > 0
+        assert len(split["digest"]) == 16
 
 
 CHECKS = {
@@ -166,7 +187,10 @@ def test_smoke(command, data_dir, tmp_path, monkeypatch):
     name, *variant = command.split()
     experiment = importlib.import_module(f"experiments.{name}")
     config = experiment.VARIANTS[variant[0]][1] if variant else experiment.Config()
-    CHECKS[command](experiment.main(dataclasses.replace(config, smoke=True, directory=tmp_path)))
+    scores = experiment.main(dataclasses.replace(config, smoke=True, directory=tmp_path))
+    CHECKS[command](scores)
+    [path] = tmp_path.rglob("results.json")
+    check_record(json.loads(path.read_text()), scores, path.parent)
     pictures = list(tmp_path.rglob("*.png"))
     assert pictures
     for path in pictures:
@@ -241,6 +265,63 @@ def test_streams_are_samples():
     noise = [jax.random.uniform(jax.random.fold_in(jax.random.key(1), k), (2, 12)) for k in (0, 12, 24)]
     whole = arjax.sample_from_noise(model, variables, np.concatenate(noise, 1), padded)
     np.testing.assert_array_equal(x, whole[:, :26])
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    directory: Path
+    steps: int = 3
+    smoke: bool = False
+
+
+def test_record(tmp_path, monkeypatch):
+    """Models that an earlier run left in the folder are not of this one."""
+    other, own = tmp_path / "other/metrics.jsonl", tmp_path / "own/metrics.jsonl"
+    for path, seconds in ((other, 7.0), (own, 8.0)):
+        path.parent.mkdir()
+        path.write_text("".join(json.dumps({"step": k, "seconds": k * seconds}) + "\n" for k in (1, 2)))
+    os.utime(other, (0, 0))
+    monkeypatch.setattr(provenance, "commit", lambda: "0123abc")
+    config = common.prepared(Settings(tmp_path))
+    own.touch()
+    scores, train = {"of": {"one": 1.5}}, Dataset(np.zeros((4, 3), int), levels=2, name="zeros")
+    assert common.record(config, scores, train) is scores
+    found = json.loads((tmp_path / "results.json").read_text())
+    assert found["settings"] == {"directory": str(tmp_path), "steps": 3, "smoke": False}
+    assert found["scores"] == scores
+    assert found["training"] == {"own": {"step": 2, "seconds": 16.0}}
+    assert found["commit"] == "0123abc"
+    digest = provenance.digest(train)
+    assert found["data"] == [
+        {"name": "zeros", "split": "train", "examples": 4, "event": [3], "digest": digest},
+    ]
+    assert sorted(path.name for path in tmp_path.glob("*.json*")) == ["results.json", "settings.json"]
+
+
+def test_digest_is_of_the_arrays():
+    x = np.arange(6).reshape(2, 3)
+    base = provenance.digest(Dataset(x, levels=6, name="a"))
+    assert provenance.digest(Dataset(x.astype(np.int32), levels=6, name="b")) == base
+    others = Dataset(x[::-1], levels=6), Dataset(x.reshape(3, 2), levels=6), Dataset(x, np.array([0, 1]), levels=6)
+    assert len({base, *map(provenance.digest, others)}) == 4
+    text = Sequences(x.ravel(), np.array([2, 4]), 6)
+    assert provenance.digest(Windows(text, 2)) == provenance.digest(Windows(text, 3))
+    assert provenance.digest(Windows(text, 2)) != provenance.digest(Windows(text, 2).take(slice(1)))
+
+
+def test_commit(tmp_path, monkeypatch):
+    monkeypatch.setattr(provenance, "__file__", str(tmp_path / "provenance.py"))
+    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
+    assert provenance.commit.__wrapped__() is None, "no repository"
+    (tmp_path / "file").write_text("a")
+    git = ["git", "-c", "user.name=a", "-c", "user.email=a@b", "-C", str(tmp_path)]
+    for command in (["init", "-q"], ["add", "file"], ["commit", "-q", "-m", "first"]):
+        subprocess.run([*git, *command], check=True)
+    head = subprocess.check_output([*git, "rev-parse", "HEAD"], text=True)
+    commit = provenance.commit.__wrapped__()
+    assert head.startswith(commit)
+    (tmp_path / "file").write_text("b")
+    assert provenance.commit.__wrapped__() == f"{commit}-dirty"
 
 
 def test_one_of_each():

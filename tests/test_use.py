@@ -173,7 +173,7 @@ def test_compression_table(images, tmp_path):
     assert row["events"] == 6
     assert row["-log2 p"] < row["range coder"] + 1 < row["file"]
     assert min(row[name] for name in ("zlib", "xz", "PNG", "WebP", "compress seconds")) > 0
-    assert json.loads((tmp_path / "smoke" / "results.json").read_text())["digits"] == row
+    assert json.loads((tmp_path / "smoke" / "results.json").read_text())["scores"]["digits"] == row
     settings = json.loads((tmp_path / "smoke" / "settings.json").read_text())
     assert settings == json.loads(json.dumps(dataclasses.asdict(config), default=str)) | {
         "directory": str(tmp_path / "smoke"),
