@@ -148,7 +148,7 @@ def report(
     for row in rows:
         found.append(row)
         shown = show(row)
-        say(_line([_text(shown[column]) for column in columns], columns))
+        say(_line([text(shown[column]) for column in columns], columns))
         sys.stdout.flush()
     repeat = shlex.join(["python", "-m", *command])
     about = {"machine": provenance.machine(device), "commit": commit, "command": repeat}
@@ -168,7 +168,8 @@ def _line(texts: list[str], columns: list[str]) -> str:
     return first.ljust(20) + "".join(map(str.rjust, others, widths))
 
 
-def _text(value: Any) -> str:
+def text(value: Any) -> str:
+    """A cell of a table: three digits of a float, "-" for nothing."""
     match value:
         case None:
             return "-"

@@ -25,6 +25,9 @@ the columns, and the step of that along the channels of a pixel, as parts withou
 of masked kernels keep apart. What depends on earlier rows alone is computed once a row. Strides make a step of
 several positions: a rule that meets a stride which the step does not have asks for a longer one (`level.Period`).
 
+**What has rules.** Dense layers, padded and masked convolutions, dilations and strides, attention, `nn.RNN` and
+`lax.scan`, running totals and look-ups; each activation is computed once.
+
 **A new rule** is a function `rule(level, eqn, ins) -> outs` in a file of `rules`, registered with the primitive's
 name. Where it keeps positions apart it is one call of `level.local`; `level.taps` gives indices of earlier steps.
 It raises `NoRule` with the reason where it cannot. Every rule is tested alone in `tests/test_incremental.py`.

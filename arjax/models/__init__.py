@@ -1,4 +1,29 @@
-"""One paper, one file."""
+"""The zoo: one paper, one file.
+
+A model is a Linen module with the field `output`, its output distribution, and `__call__(x, cond=None, *,
+train=False)`: the parallel pass from data `(batch, *event)` to the parameters `(batch, *event, num_params)` of all
+conditionals. Everything else (likelihood, samplers, training, checkpoints) takes it as it is. A model also has
+
+- `conditioning`, a module of `arjax.layers.conditioning`, if it can be conditioned: `Classes`, `Vector`, `Map`,
+  `Deconvolution`, which makes a map of a vector, `Upsampling` of a series at a lower rate, or `Several` at once.
+  It is projected once per sample, outside of the loops;
+- `ranks()`, the order in which it handles its data, if that is its own, and `in_order(x, cond)`, its pass over
+  them;
+- `generate(draw, plan, cond)`, if it has a sampler of its own, which gives what `draw` draws;
+- `log_prob(x, cond)`, if it is not one pass of conditionals (a hierarchy, a flow); it then draws its parts by
+  `draw.stage`.
+
+A function whose step the rules of the cached sampler do not know is given one by `arjax.incremental.custom`.
+
+Outputs are `Bernoulli`, `Categorical(levels)` or `DiscretizedLogisticMixture(num_mixtures, levels)`, the latter
+also for all colours of a pixel at once (`of_channels`). Of real numbers (`arjax.continuous`) they are `Normal`,
+`Logistic` or a `Mixture` of either, for MADE, RNN, TemporalConv, WaveNet, Transformer and networks of your own;
+`arjax.flows.Dequantised` makes of a flow a model of images.
+
+MADE takes any ordering, any number of hidden layers (with none, and direct connections, it is a fully visible
+sigmoid belief net), direct connections, order- and connectivity-agnostic training, and is evaluated as an ensemble
+by `arjax.ensemble_log_prob`.
+"""
 
 from arjax.models.auxiliary import Auxiliary as Auxiliary
 from arjax.models.chain_rule import ChainRule as ChainRule
