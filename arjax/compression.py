@@ -41,8 +41,8 @@ from jax.typing import ArrayLike
 
 from arjax import sampling, streaming
 from arjax.checks import check_cond, check_data
+from arjax.decoding import Draw, Drawn, Plan
 from arjax.descriptions import describe
-from arjax.drawing import Draw, Drawn, Plan
 from arjax.extras import require
 from arjax.modules import hashable
 
@@ -59,7 +59,7 @@ CHUNK = 1024
 DIGIT_BITS = 4
 """Of the digits of an output that knows the masses of ranges of levels."""
 TINY = 1e-30
-"""What is added to each probability, of which there may be none above 0 under digits that are next to impossible."""
+"""What is added to each probability, none of which may be above 0 under digits that are next to impossible."""
 
 
 def compress(

@@ -170,7 +170,7 @@ class DiscretizedLogisticMixture:
     def masses(
         self, params: Float[Array, "... p"], low: Int[Array, "..."], size: int, count: int
     ) -> Float[Array, "... n"]:
-        """Probabilities of `count` ranges of `size` levels each, from the level `low` on: of any size at one price.
+        """Probabilities of `count` ranges of `size` levels each, from the level `low` on: any size at one price.
 
         Where a range reaches beyond the last level, of those that there are. Below 1e-30 they become 0.
         """

@@ -16,7 +16,7 @@ from jax.typing import ArrayLike
 
 from arjax import incremental, orderings
 from arjax.checks import check_cond, check_draw, check_plan, check_shape
-from arjax.drawing import Draw, Drawn, Plan, kind
+from arjax.decoding import Draw, Drawn, Plan, kind
 from arjax.modules import forward, hashable
 
 Method = Literal["cached", "naive", "fixed_point", "rows"]
@@ -194,8 +194,8 @@ def _converged(function, plan, draw):
 def _rows(model, variables, plan, cond, draw, assume_causal=False):
     if plan.noise.ndim != 4 or hasattr(model, "ranks") or hasattr(model, "generate"):
         raise ValueError(
-            "method='rows' wants images (batch, height, width, channels) in raster order and no sampler of the "
-            f"model's own, got {type(model).__name__} and noise of shape {plan.noise.shape}"
+            "images (batch, height, width, channels) in raster order and no sampler of the model's own are wanted "
+            f"for method='rows', got {type(model).__name__} and noise of shape {plan.noise.shape}"
         )
 
     def draw_row(function, plan):

@@ -261,7 +261,7 @@ class Loop(Level):
                 self.width = math.lcm(self.width, period.args[0])
                 if self.length % self.width:
                     raise ValueError(
-                        f"a network with a period of {self.width} positions wants an axis {axis} that it divides, "
+                        f"an axis {axis} that the network's period of {self.width} positions divides is wanted, "
                         f"got {self.length}"
                     ) from None
         self.outs = [self.ended(out) if isinstance(out, Tracked) else out for out in self.outs]

@@ -135,7 +135,7 @@ class PixelSNAIL(nn.Module):
     def setup(self):
         """Creates the layers. Raises `ValueError` if the settings do not fit each other."""
         if not hasattr(self.output, "of_channels"):
-            raise ValueError(f"pixels want a mixture over all their channels, got {self.output}")
+            raise ValueError(f"a mixture over all channels of a pixel is wanted, got {self.output}")
         norm = partial(WeightNorm, dtype=self.dtype)
         ranks = self._pixel_ranks().reshape(self.event[:2])
         operation = partial(conv, table=orderings.neighbours(ranks, AROUND))
