@@ -59,7 +59,7 @@ CHUNK = 1024
 DIGIT_BITS = 4
 """Of the digits of an output that knows the masses of ranges of levels."""
 TINY = 1e-30
-"""What is added to each probability, none of which may be above 0 under digits that are next to impossible."""
+"""What is added to each probability: after digits that are next to impossible all may be 0."""
 
 
 def compress(

@@ -118,8 +118,11 @@ class Draw(NamedTuple):
     def stage(self, module: nn.Module, plan: Plan, cond: Any = None) -> Drawn:
         """What a bound submodule draws, a model in itself, by the method in use.
 
-        For the sampler of a model that consists of others, its `generate`.
+        For the sampler of a model that consists of others, its `generate`. Raises `ValueError` if the submodule's
+        samples have several parts.
         """
+        if hasattr(module, "parts"):
+            raise ValueError(f"a stage whose samples are one array is wanted, got {type(module).__name__}")
         model, variables = module.unbind()
         assert self.sampler is not None, "a draw of the public samplers has one"
         return self.sampler(model, variables, plan, cond, self.of(model.output))

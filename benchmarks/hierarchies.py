@@ -4,8 +4,9 @@
 
 - "sampling": one batch of samples of parallel multiscale (a 4 x 4 base, doubled up to `side`) and of a Gated
   PixelCNN of 8 layers of 64 channels over the whole image, each by its cached sampler. The features of the groups
-  are the fewest with as many `parameters`. `calls`: draws one after the other, pixels of the base and 3
-  for each doubling, or all pixels. `over_full`: seconds of the Gated PixelCNN / these.
+  are the fewest with as many `parameters`: the same for all doublings, or ("tapered") half as many for each
+  doubling as for the one before. `calls`: draws one after the other, pixels of the base and 3 for each doubling,
+  or all pixels. `over_full`: seconds of the Gated PixelCNN / these.
 - "stage": each kind of stage by its cached sampler, given a random map, at `--stage-batch`. `over_forward`: these
   seconds / those of one teacher-forced pass, the arithmetic that a cached sampler does.
 - "memory": temporaries of a compiled training step (forward and backward pass, AdamW) at `--memory-batch`: of a
@@ -106,8 +107,13 @@ def compare(side: int, batch: int, seconds: float) -> list[common.Row]:
     """The rows of one side of an image and batch size."""
     event = (side, side, 1)
     doublings = int(math.log2(side // BASE))
-    models = {"full": FULL, "multiscale": multiscale_as_large_as(FULL, side)}
-    calls = {"full": side**2, "multiscale": BASE**2 + 3 * doublings}
+    models = {
+        "full": FULL,
+        "multiscale": multiscale_as_large_as(FULL, side),
+        "tapered": multiscale_as_large_as(FULL, side, tapered=True),
+    }
+    drawn = BASE**2 + 3 * doublings
+    calls = {"full": side**2, "multiscale": drawn, "tapered": drawn}
     noise = jax.random.uniform(jax.random.key(0), (batch, *event))
     programs, compile_seconds, sizes = {}, {}, {}
     for name, model in models.items():
@@ -133,7 +139,7 @@ def compare(side: int, batch: int, seconds: float) -> list[common.Row]:
     ]
 
 
-def multiscale_as_large_as(full: Any, side: int) -> Any:
+def multiscale_as_large_as(full: Any, side: int, tapered: bool = False) -> Any:
     """Parallel multiscale with as many parameters as a model of the whole image, or a few more."""
     event = (side, side, 1)
     doublings = int(math.log2(side // BASE))
@@ -142,13 +148,15 @@ def multiscale_as_large_as(full: Any, side: int) -> Any:
     base, _ = STAGES["base"]
     wanted = size(jax.eval_shape(partial(random, full, event)))
 
-    def parameters(features: int) -> int:
-        model = ParallelMultiscale(base, doublings, features=features)
-        return size(jax.eval_shape(partial(random, model, event)))
+    def of(features: int) -> Any:
+        widths = tuple(max(features // 2 ** (i if tapered else 0), 1) for i in range(doublings))
+        return ParallelMultiscale(base, doublings, features=widths)
 
-    features = range(1, 200)
-    enough = features[bisect.bisect_left(features, wanted, key=parameters)]
-    return ParallelMultiscale(base, doublings, features=enough)
+    def parameters(features: int) -> int:
+        return size(jax.eval_shape(partial(random, of(features), event)))
+
+    features = range(1, 400)
+    return of(features[bisect.bisect_left(features, wanted, key=parameters)])
 
 
 def stage_rows(args: Any) -> Iterator[common.Row]:

@@ -49,11 +49,11 @@ class Config:
     """Layers of MAF; RealNVP has two more, MAF of mixtures a third as many."""
     hidden: tuple[int, ...] = (64, 64)
     """Widths of the hidden layers."""
-    steps: int = 3000
+    steps: int = 4000
     """Updates of each flow."""
     batch_size: int = 500
     """Examples per update."""
-    learning_rate: float = 1e-3
+    learning_rate: float = 5e-3
     """Peak of the schedule."""
     seed: int = 0
     """Seed of everything random."""

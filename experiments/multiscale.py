@@ -110,16 +110,20 @@ def main(config: Config) -> dict[str, float]:
 
 def draw_times(config: Config) -> None:
     """Prints and draws the seconds of one sample by the side of an image."""
-    print(f"\n{'side':>8}{'full, s':>12}{'multiscale, s':>16}{'ratio':>8}")
-    times: dict[str, list[float]] = {"full": [], "multiscale": []}
+    labels = {
+        "full": "Gated PixelCNN, cached",
+        "multiscale": "parallel multiscale",
+        "tapered": "the same, ever fewer channels",
+    }
+    print("\nseconds" + "".join(f"{label:>32}" for label in labels.values()))
+    times: dict[str, list[float]] = {name: [] for name in labels}
     for side in config.sides:
         for row in hierarchies.compare(side, 1, 0.0 if config.smoke else 2.0):
             times[row["model"]].append(row["seconds"])
-        full, multiscale = (found[-1] for found in times.values())
-        print(f"{side:8}{full:12.4f}{multiscale:16.4f}{full / multiscale:8.1f}")
+        print(f"{side:<7}" + "".join(f"{found[-1]:32.4f}" for found in times.values()))
     picture = plotting.figure(5, 3.5)
     axes = picture.subplots()
-    for name, label in (("full", "Gated PixelCNN, cached"), ("multiscale", "parallel multiscale")):
+    for name, label in labels.items():
         axes.loglog(config.sides, times[name], "o-", base=2, label=label)
     axes.set(xlabel="side of the image", ylabel="seconds of a sample", xticks=config.sides)
     axes.set_xticklabels([str(side) for side in config.sides])

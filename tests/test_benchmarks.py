@@ -208,16 +208,17 @@ def test_hierarchies(capsys, monkeypatch):
     rows = json.loads(last)["rows"]
     assert len(table) == 1 + len(rows)
     assert [(row["what"], row["model"]) for row in rows] == [
-        *(("sampling", "full"), ("sampling", "multiscale")),
+        *(("sampling", "full"), ("sampling", "multiscale"), ("sampling", "tapered")),
         *(("stage", "base"), ("stage", "slice")),
         *(("memory", "tiny"), ("memory", "subscale tiny")),
     ]
-    full_row, multiscale, *stages_rows = rows[:4]
-    assert (full_row["calls"], multiscale["calls"]) == (64, 16 + 3)
+    full_row, multiscale, tapered, *stages_rows = rows[:5]
+    assert (full_row["calls"], multiscale["calls"], tapered["calls"]) == (64, 16 + 3, 16 + 3)
+    assert min(multiscale["parameters"], tapered["parameters"]) >= full_row["parameters"]
     assert full_row["over_full"] == 1
     assert multiscale["over_full"] == pytest.approx(full_row["seconds"] / multiscale["seconds"])
     assert all(row["over_forward"] > 0 for row in stages_rows)
-    assert all(row["memory_bytes"] > 0 for row in rows[4:])
+    assert all(row["memory_bytes"] > 0 for row in rows[5:])
 
 
 def test_sides_that_no_doubling_reaches():

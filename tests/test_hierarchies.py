@@ -501,10 +501,26 @@ def test_images_that_do_not_fit():
         multiscale(base, num_doublings=0),
         odd,
     )
+    refused("features of 1 doublings are wanted, got (6, 4)", score, multiscale(base, features=(6, 4)), odd)
     subscale = Subscale((2, 2, 1), of_map(Bernoulli(), 3, 2), context())
     refused("factors that divide an event of (6, 5, 1) are wanted, got (2, 2, 1)", score, subscale, odd)
     pyramid = Auxiliary((parts.Smaller(),), (base, of_map(Bernoulli(), 6, 5)), (context(enlarge=2),))
     refused("factors that divide an event of (6, 5, 1) are wanted, got (2, 2, 1)", score, pyramid, odd)
+
+
+def test_a_stage_with_samples_of_several_parts():
+    base = Auxiliary(
+        (parts.Gray(2, 2),), (gated_pixelcnn(Bernoulli(), num_layers=1), of_map(Bernoulli(), 2, 2)), (context(),)
+    )
+    model, x = multiscale(base), integers(2, 2, 4, 4, 1)
+    variables = jax.eval_shape(functools.partial(arjax.modules.init, model), jax.random.key(0), x)
+    refused(
+        "a stage whose samples are one array is wanted, got Auxiliary",
+        jax.eval_shape,
+        lambda variables, key: arjax.sample(model, variables, key, x.shape),
+        variables,
+        jax.random.key(0),
+    )
 
 
 def test_contexts_that_do_not_fit():

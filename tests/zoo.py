@@ -284,12 +284,12 @@ def of_map(output, height, width, *, features=6, **fields):
 
 
 def multiscale(base, **fields):
-    return ParallelMultiscale(base, features=6, num_blocks=1, **fields)
+    return ParallelMultiscale(base, **({"features": 6, "num_blocks": 1} | fields))
 
 
 EXACT = {
     "multiscale": lambda: (
-        multiscale(gated_pixelcnn(Bernoulli(), num_layers=1), num_doublings=2),
+        multiscale(gated_pixelcnn(Bernoulli(), num_layers=1), num_doublings=2, features=(6, 4)),
         integers(2, 4, 4, 4, 1),
         None,
     ),

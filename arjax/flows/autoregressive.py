@@ -50,6 +50,11 @@ class ToNormal:
         """Parameters of the distribution."""
         return self.distribution.num_params
 
+    @property
+    def num_mixtures(self) -> int:
+        """Components of the distribution."""
+        return getattr(self.distribution, "num_mixtures", 1)
+
     def num_joint_params(self, channels: int) -> int:
         """As the distribution's."""
         return self.distribution.num_joint_params(channels)

@@ -14,7 +14,7 @@ from arjax.incremental.parts import Parts, joined, refined
 from arjax.incremental.values import Const, Facts, Late, Memo, Node, Tracked, compute, demanded, resized
 
 FEW = 4
-"""Positions at most along an axis that are taken one after the other without a loop, needed or not."""
+"""Positions at most along an axis that are taken one after the other without a loop, where a loop would do too."""
 MANY = 64
 """Channels at most of a pixel: an axis that has no loop, since its positions meet in masked products."""
 UNROLL = 1

@@ -1,5 +1,7 @@
 """Dense layers whose connections are masked."""
 
+from typing import Any
+
 import flax.linen as nn
 import jax.numpy as jnp
 from jax import Array
@@ -13,12 +15,14 @@ class MaskedDense(nn.Module):
         in_features: number of inputs.
         features: number of outputs.
         use_bias: whether to add a bias.
+        bias_init: its initial values.
         dtype: dtype of the computation; parameters are float32.
     """
 
     in_features: int
     features: int
     use_bias: bool = True
+    bias_init: Any = nn.initializers.zeros
     dtype: DTypeLike = jnp.float32
 
     def setup(self):
@@ -27,7 +31,7 @@ class MaskedDense(nn.Module):
             "kernel", nn.initializers.lecun_normal(), (self.in_features, self.features), jnp.float32
         )
         if self.use_bias:
-            self.bias = self.param("bias", nn.initializers.zeros, (self.features,), jnp.float32)
+            self.bias = self.param("bias", self.bias_init, (self.features,), jnp.float32)
 
     def __call__(self, x: Array, mask: Array) -> Array:
         """Maps `Float[..., in]` to `Float[..., features]`; `mask` is boolean of shape `(in, features)`."""

@@ -64,8 +64,13 @@ class MADE(nn.Module):
                 "direct=True is wanted with hidden=(), got direct=False: nothing would connect the variables"
             )
         widths = [self.size * self.code_length, *self.hidden, self.size * self.output.num_params]
+        # The parameters of the first variable are biases alone: components that begin alike would stay alike.
+        mixture = getattr(self.output, "num_mixtures", 1) > 1
+        last_bias = nn.initializers.normal(0.5) if mixture else nn.initializers.zeros
+        bias_inits = [nn.initializers.zeros] * len(self.hidden) + [last_bias]
         self.layers = [
-            MaskedDense(inputs, outputs, dtype=self.dtype) for inputs, outputs in itertools.pairwise(widths)
+            MaskedDense(inputs, outputs, bias_init=bias_init, dtype=self.dtype)
+            for (inputs, outputs), bias_init in zip(itertools.pairwise(widths), bias_inits, strict=True)
         ]
         if self.direct and self.hidden:  # else the only layer is the direct one
             self.direct_layer = MaskedDense(widths[0], widths[-1], use_bias=False, dtype=self.dtype)

@@ -124,11 +124,12 @@ class ParallelMultiscale(nn.Module):
         base: the model of the small image, whose sides are those of the image / `2**num_doublings`.
         num_doublings: how often its sides are doubled.
         channels: channels of the image.
-        features: channels of the networks of the groups, which `channels` divides.
+        features: channels of the networks of the groups, which `channels` divides: one number, or one for each
+            doubling from the first on.
         num_blocks: residual blocks of each.
         patch: side of the patches of a group; 1 for pixels.
-        within: the model of a patch, whose `cond` is `Map(patch, patch, features)`; None for `Pixelwise`, by which
-            the pixels of a patch are independent too.
+        within: the model of a patch, whose `cond` is `Map(patch, patch, features)`, all features alike; None for
+            `Pixelwise`, by which the pixels of a patch are independent too.
         dropout: rate of dropout in the networks of the groups, in training.
         dtype: dtype of the networks of the groups, but for `within`; parameters are float32.
     """
@@ -136,7 +137,7 @@ class ParallelMultiscale(nn.Module):
     base: Any
     num_doublings: int = 1
     channels: int = 1
-    features: int = 64
+    features: int | tuple[int, ...] = 64
     num_blocks: int = 3
     patch: int = 1
     within: Any = None
@@ -149,14 +150,19 @@ class ParallelMultiscale(nn.Module):
             raise ValueError(
                 f"num_doublings and patch of 1 or more are wanted, got {self.num_doublings} and {self.patch}"
             )
-        given = Map(self.patch, self.patch, self.features)
-        pixelwise = Pixelwise(self.output, self.channels, self.features, given, self.dtype, parent=None)
-        model = pixelwise if self.within is None else self.within
-        context = Context(self.features, self.num_blocks, dropout=self.dropout, dtype=self.dtype, parent=None)
-        self.groups = [
-            [Group(model.clone(parent=None, name=None), context.clone(parent=None), self.patch) for _ in range(3)]
-            for _ in range(self.num_doublings)
-        ]
+        widths = (self.features,) * self.num_doublings if isinstance(self.features, int) else self.features
+        if len(widths) != self.num_doublings:
+            raise ValueError(f"features of {self.num_doublings} doublings are wanted, got {self.features}")
+        self.groups = [[self._group_of(features) for _ in range(3)] for features in widths]
+
+    def _group_of(self, features: int) -> Group:
+        """The networks of a group."""
+        model = self.within
+        if model is None:
+            given = Map(self.patch, self.patch, features)
+            model = Pixelwise(self.output, self.channels, features, given, self.dtype, parent=None)
+        context = Context(features, self.num_blocks, dropout=self.dropout, dtype=self.dtype, parent=None)
+        return Group(model.clone(parent=None, name=None), context, self.patch)
 
     @property
     def output(self) -> Any:
