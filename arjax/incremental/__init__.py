@@ -2,7 +2,7 @@
 
 **The idea.** A function from data to the parameters of all conditionals is traced to a jaxpr and interpreted, one
 rule for each primitive (`rules`), along the axis of positions. An array is not computed: it is known by where that
-axis lies in it, how far it lags behind the input (`off`), and by nodes for the few of its indices that belong to a
+axis lies in it, how far it lags behind the input (`lag`), and by nodes for the few of its indices that belong to a
 step (`values.Tracked`). A rule says how an index of the result is made of indices of the operands; those that
 belong to earlier steps come from memories (`memories`), which a loop carries. What does not depend on the input is
 computed before the loop. A node is computed when it is asked for: first the parameters of a position, then, once
@@ -10,7 +10,7 @@ the position is drawn, what the memories need of it (`loops`).
 
 **An example.** Of `y = x @ W` along positions a step makes one index, `y_t = x_t @ W`. Take
 
-    before = jnp.pad(x, ((0, 0), (1, 0), (0, 0)))[:, :-1]                   # shift:  off -1, then delayed to 0
+    before = jnp.pad(x, ((0, 0), (1, 0), (0, 0)))[:, :-1]                   # shift:  lag -1, then delayed to 0
     h = nn.Conv(8, (2,), kernel_dilation=4, padding="CAUSAL")(before)       # taps:   before_t, before_{t-4}
     y = nn.Dense(3)(h)                                                      # local:  y_t from h_t
 

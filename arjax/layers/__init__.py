@@ -19,9 +19,9 @@ from arjax.layers.conv import CausalConv as CausalConv
 from arjax.layers.conv import RasterConv as RasterConv
 from arjax.layers.dense import MaskedDense as MaskedDense
 from arjax.layers.encoding import Embedding as Embedding
-from arjax.layers.encoding import beside as beside
 from arjax.layers.encoding import check_images as check_images
 from arjax.layers.encoding import check_sequences as check_sequences
+from arjax.layers.encoding import concat_channels as concat_channels
 from arjax.layers.encoding import coordinates as coordinates
 from arjax.layers.encoding import one_hot as one_hot
 from arjax.layers.encoding import scale as scale
