@@ -104,7 +104,7 @@ def read_audio(
     """Reads a sound in any format that libsndfile knows, mixed down to one channel and resampled.
 
     Args:
-        source: A path, the bytes of a file, or an open file.
+        source: a path, the bytes of a file, or an open file.
         rate: the sampling rate wanted, in Hz.
         name: what the sound is called in messages; by default the path.
 

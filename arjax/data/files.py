@@ -39,7 +39,7 @@ def read_plain(path: Path) -> bytes:
     """Reads the bytes of a text, gzipped or not, without the byte-order mark of utf-8.
 
     Raises:
-        ValueError: A truncated or damaged gzip file.
+        ValueError: a truncated or damaged gzip file.
     """
     return _read_bytes(path).removeprefix(codecs.BOM_UTF8)
 
@@ -117,7 +117,7 @@ def read_cifar10(path: Path, batches: list[str]) -> tuple[UInt8[np.ndarray, "n 3
         The images and their labels, in the order of the files.
 
     Raises:
-        ValueError: A file is truncated or damaged, does not hold 10,000 images, has a label above 9, or is a
+        ValueError: a file is truncated or damaged, does not hold 10,000 images, has a label above 9, or is a
             pickle that names anything but numpy's arrays; nothing that it names is called.
         FileNotFoundError: the folder lacks a file.
     """

@@ -23,7 +23,7 @@ class Sequences:
         labels: classes of the sequences, `(s,)`; or a tuple of such arrays, as of digit and speaker; or None.
         num_classes: number of classes, a tuple where `labels` are; the largest label plus one where it is not
             given; None without labels.
-        features: A second series at a lower rate, all sequences end to end, or None. Sequence `i` has
+        features: a second series at a lower rate, all sequences end to end, or None. Sequence `i` has
             `ceil(lengths[i] / hop)` frames of `d` numbers.
         hop: number of positions of a frame.
         name: what the set is called in messages.
@@ -159,7 +159,7 @@ class Windows:
         kept: numbers of the windows kept, or None for all.
 
     Raises:
-        ValueError: A length or context out of range or no multiple of the hop; or `carry` with a context,
+        ValueError: a length or context out of range or no multiple of the hop; or `carry` with a context,
             labels, features or a selection of windows.
     """
 

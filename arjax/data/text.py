@@ -101,7 +101,7 @@ def read_text(path: Path) -> str:
     A byte-order mark is no part of a text.
 
     Raises:
-        ValueError: A file is empty, damaged or not utf-8, or the folder holds none, or some in a subfolder.
+        ValueError: a file is empty, damaged or not utf-8, or the folder holds none, or some in a subfolder.
         FileNotFoundError: there is no such file.
     """
     if path.is_dir():
