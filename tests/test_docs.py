@@ -53,7 +53,15 @@ def test_every_public_name_has_a_docstring(name):
 
 def test_what_is_undocumented_is_found():
     namespace = {"__name__": "arjax.example"}
-    source = "import typing\nclass A:\n    'It.'\n    def b(self): pass\nclass C(typing.NamedTuple):\n    d: int\ndef e(): pass"
+    source = """
+import typing
+class A:
+    "It."
+    def b(self): pass
+class C(typing.NamedTuple):
+    d: int
+def e(): pass
+"""
     exec(source, namespace)
     module = type(arjax)("arjax.example")
     vars(module).update(namespace)
