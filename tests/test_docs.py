@@ -1,18 +1,22 @@
-"""What the API pages show: every public name says what it is, in one style, and the examples hold."""
+"""What readers are given: API pages of one style, with examples that hold, and the tutorial."""
 
 import ast
 import doctest
 import importlib
 import inspect
+import json
 import pkgutil
 import re
 from pathlib import Path
 
+import matplotlib
+import matplotlib.pyplot as plt
 import pytest
 
 import arjax
 
 ROOT = Path(arjax.__file__).parent
+TUTORIAL = ROOT.parent / "experiments/tutorial.ipynb"
 NAMES = [info.name for info in pkgutil.walk_packages(arjax.__path__, "arjax.")]
 
 
@@ -86,3 +90,33 @@ def test_the_example_of_the_engine():
     result = doctest.testmod(importlib.import_module("arjax.incremental"))
     assert result.attempted > 10
     assert result.failed == 0
+
+
+def cells():
+    return [cell for cell in json.loads(TUTORIAL.read_text())["cells"] if cell["cell_type"] == "code"]
+
+
+def test_the_tutorial_has_its_outputs():
+    assert TUTORIAL.stat().st_size < 600_000
+    outputs = [output for cell in cells() for output in cell["outputs"]]
+    assert all(output["output_type"] in ("stream", "display_data") for output in outputs)
+    assert all(output.get("name") != "stderr" for output in outputs)
+    assert sum("image/png" in output.get("data", {}) for output in outputs) >= 10
+    assert [cell["execution_count"] for cell in cells()] == list(range(1, len(cells()) + 1))
+
+
+@pytest.mark.slow
+def test_the_tutorial_runs(capsys):
+    matplotlib.use("agg")
+    names = {"__name__": "tutorial"}
+    for number, cell in enumerate(cells(), 1):
+        exec(compile("".join(cell["source"]), f"cell {number}", "exec"), names)
+        plt.close("all")
+    scores = names["scores"]
+    better = ["nothing known", "histogram", "PixelCNN", "Gated PixelCNN, by class"]
+    assert sorted(better, key=scores.get, reverse=True) == better
+    assert scores["mine"] < scores["histogram"]
+    assert (names["completed"] == names["values"])[:, :4].all()
+    assert names["seconds"]["cached"] < names["seconds"]["naive"]
+    assert (names["drawn"]["cached"] == names["drawn"]["naive"]).mean() > 0.99
+    assert "refused: not causal" in capsys.readouterr().out

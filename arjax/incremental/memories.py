@@ -1,4 +1,4 @@
-"""What a loop remembers of the arrays of a step: windows, rings, everything so far, states.
+"""What a loop remembers of the arrays of a step: windows, ring buffers, key and value caches, states.
 
 A memory is a source of the step, read through `node`, and `new`, what it holds at the next step. It begins as
 `initial()`, or, where a prompt is known, as `after(whole, steps)` from the parallel pass over it.
@@ -169,10 +169,10 @@ class Ring(Memory):
 
 
 class KVCache(Memory):
-    """All indices so far, or the latest that there is room for; the present one comes after it is read.
+    """The keys or the values of all positions so far, or of the latest that there is room for.
 
-    One for each step; zeros stand for those to come. Kept as a batch of matrices that products read as they are,
-    in which an index has `stride` rows or columns.
+    One for each step, written after it is read; zeros stand for those to come. Kept as a batch of matrices that
+    products read as they are, in which an index has `stride` rows or columns.
     """
 
     def __init__(self, loop: "Loop", array: Tracked, axis: int, shape: tuple[int, ...], stride: int, arrange: Any):
