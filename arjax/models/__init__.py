@@ -1,4 +1,15 @@
-"""One paper, one file."""
+"""The zoo: one paper, one file, whose first lines name the paper and every deviation from it.
+
+**Where to start.** To read: `arjax.models.histogram`, `arjax.models.chain_rule`, `arjax.models.made`,
+`arjax.models.pixelcnn`, in this order. To use: images `arjax.models.gated_pixelcnn`, in colour
+`arjax.models.pixelcnnpp`; text and sound `arjax.models.transformer`, `arjax.models.wavenet`, `arjax.models.rnn`;
+binary vectors `arjax.models.made`. Models of several stages, each a model in itself, are
+`arjax.models.auxiliary`, `arjax.models.subscale`, `arjax.models.parallel_multiscale` and
+`arjax.models.multiscale_pixelrnn`.
+
+All have the field `output`, an output distribution, and the call `(x, cond=None, *, train=False)`, from data
+`(batch, *event)` to parameters `(batch, *event, output.num_params)`; the functions of `arjax` take them alike.
+"""
 
 from arjax.models.auxiliary import Auxiliary as Auxiliary
 from arjax.models.chain_rule import ChainRule as ChainRule
