@@ -1,4 +1,20 @@
-"""Deep autoregressive generative models in JAX and Flax, with exact likelihoods and cached sampling."""
+"""Deep autoregressive generative models in JAX and Flax, with exact likelihoods and cached sampling.
+
+**Where to start.** A model is a Linen module (one of `arjax.models`, or your own) whose call is its parallel
+pass: integers `(batch, *event)` to the parameters of every conditional. What is done with it is a pure function
+of the model, its variables and data:
+
+- the likelihood: `arjax.likelihood.log_prob` in nats, `arjax.likelihood.bits_per_dim`;
+- samples, completions and more likely samples: `arjax.sampling.sample`, `arjax.sampling.sample_from_noise`;
+- sequences in chunks: `arjax.streaming.start`, `arjax.streaming.extend`;
+- training: `arjax.training.fit`, or `arjax.training.train_step` in a loop of your own; `arjax.checkpoints.load`;
+- what a likelihood is for: `arjax.compression`, `arjax.anomaly`, `arjax.fisher`.
+
+These and the classes of models are to be had from the package itself, as `arjax.log_prob` or
+`arjax.models.PixelCNN`. To build a network of your own: `arjax.layers`, `arjax.distributions` (of integers),
+`arjax.continuous` (of real numbers), `arjax.modules.Causal` for a function; `arjax.incremental` is how its
+sampler is derived, and `arjax.incremental.loops.check_causal` says whether it can be. Data sets: `arjax.data`.
+"""
 
 from arjax import continuous as continuous
 from arjax import distributions as distributions

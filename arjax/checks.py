@@ -15,8 +15,8 @@ import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
+from arjax.decoding import Plan, check_nucleus, kind
 from arjax.distributions import BELOW_ONE
-from arjax.drawing import Plan, check_nucleus, kind
 from arjax.layers import ABSENT, Several
 
 COLDEST = 1e-30
@@ -167,7 +167,7 @@ def _pair(evidence: Any) -> tuple[Any, Any]:
 
 
 def check_draw(output: Any, temperature: Any, top_p: Any, batch: int) -> tuple[ArrayLike, ArrayLike | None]:
-    """Temperature and `top_p` as `arjax.drawing.Draw` takes them; `ValueError` unless they and `output` fit."""
+    """Temperature and `top_p` as `arjax.decoding.Draw` takes them; `ValueError` unless they and `output` fit."""
     most = np.finfo(np.float32).max
     temperature = _setting(temperature, batch, most, "temperature", "a finite temperature above 0")
     if top_p is None:

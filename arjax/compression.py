@@ -41,8 +41,8 @@ from jax.typing import ArrayLike
 
 from arjax import sampling, streaming
 from arjax.checks import check_cond, check_data
+from arjax.decoding import Draw, Drawn, Plan
 from arjax.descriptions import describe
-from arjax.drawing import Draw, Drawn, Plan
 from arjax.extras import require
 from arjax.modules import hashable
 

@@ -8,7 +8,7 @@ def require(module: str, extra: str) -> types.ModuleType:
     """Imports a module of an optional extra.
 
     Raises:
-        ImportError: It is not installed; the message has the command that does it.
+        ImportError: it is not installed; the message has the command that does it.
     """
     try:
         return importlib.import_module(module)

@@ -10,7 +10,7 @@ from jax import Array
 from jaxtyping import Float
 
 from arjax.checks import check_cond, check_data, check_seeds
-from arjax.drawing import kind
+from arjax.decoding import kind
 from arjax.modules import hashable, log_probs
 
 

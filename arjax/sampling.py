@@ -16,7 +16,7 @@ from jax.typing import ArrayLike
 
 from arjax import incremental, orderings
 from arjax.checks import check_cond, check_draw, check_plan, check_shape
-from arjax.drawing import Draw, Drawn, Plan, kind
+from arjax.decoding import Draw, Drawn, Plan, kind
 from arjax.modules import forward, hashable
 
 Method = Literal["cached", "naive", "fixed_point", "rows"]
@@ -171,7 +171,7 @@ def _fixed_point(model, variables, plan, cond, draw):
 
 
 def _converged(function, plan, draw):
-    """What is drawn once it no longer changes, and what `function(x) -> (params, beside)` then has beside."""
+    """What is drawn once it no longer changes, and what the `aux` of `function(x) -> (params, aux)` then is."""
 
     def unfinished(state):
         _, _, changed, _ = state
@@ -179,28 +179,28 @@ def _converged(function, plan, draw):
 
     def body(state):
         drawn, _, _, iterations = state
-        params, beside = function(drawn.values)
+        params, aux = function(drawn.values)
         update = draw(params, plan)
         same = (update.values == drawn.values) | (jnp.isnan(update.values) & jnp.isnan(drawn.values))
-        return update, beside, ~same.all(), iterations + 1
+        return update, aux, ~same.all(), iterations + 1
 
     nothing = draw.nothing(plan.noise.shape)
-    _, beside = jax.eval_shape(function, nothing.values)
-    beside = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), beside)
-    drawn, beside, _, iterations = lax.while_loop(unfinished, body, (nothing, beside, True, jnp.int32(0)))
-    return drawn._replace(iterations=iterations), beside
+    _, aux = jax.eval_shape(function, nothing.values)
+    aux = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), aux)
+    drawn, aux, _, iterations = lax.while_loop(unfinished, body, (nothing, aux, True, jnp.int32(0)))
+    return drawn._replace(iterations=iterations), aux
 
 
 def _rows(model, variables, plan, cond, draw, assume_causal=False):
     if plan.noise.ndim != 4 or hasattr(model, "ranks") or hasattr(model, "generate"):
         raise ValueError(
-            "method='rows' wants images (batch, height, width, channels) in raster order and no sampler of the "
-            f"model's own, got {type(model).__name__} and noise of shape {plan.noise.shape}"
+            "images (batch, height, width, channels) in raster order and no sampler of the model's own are wanted "
+            f"for method='rows', got {type(model).__name__} and noise of shape {plan.noise.shape}"
         )
 
     def draw_row(function, plan):
-        drawn, beside = _converged(function, plan, draw)
-        return drawn.values, drawn._replace(iterations=drawn.iterations.reshape(1, 1)), beside
+        drawn, aux = _converged(function, plan, draw)
+        return drawn.values, drawn._replace(iterations=drawn.iterations.reshape(1, 1)), aux
 
     drawn = derived(partial(forward, model, variables, cond=cond), plan, draw, assume_causal, draw_row)
     return drawn._replace(iterations=drawn.iterations.sum())

@@ -17,7 +17,7 @@ from jaxtyping import Float, Int, Int32
 
 from arjax import incremental
 from arjax.checks import check_cond, check_draw, check_noise, check_prompt
-from arjax.drawing import Draw, Drawn, Plan, kind, undrawn
+from arjax.decoding import Draw, Drawn, Plan, kind, undrawn
 from arjax.layers import check_length
 from arjax.modules import forward, hashable
 

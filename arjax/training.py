@@ -31,7 +31,7 @@ from jaxtyping import Array, Float, Int, Key
 from arjax import checkpoints, sharding
 from arjax.checks import check_batch
 from arjax.data import Dataset, Windows, batches, epoch_batches
-from arjax.drawing import kind
+from arjax.decoding import kind
 from arjax.layers.conditioning import num_classes
 from arjax.modules import forward, hashable, init, log_probs, rematerialised
 

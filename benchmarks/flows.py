@@ -27,7 +27,7 @@ import optax
 from jax import Array
 
 from arjax import sample_from_noise, training
-from arjax.drawing import Draw, Plan
+from arjax.decoding import Draw, Plan
 from arjax.extras import require
 from arjax.flows import maf, tarflow
 from arjax.modules import init, log_probs

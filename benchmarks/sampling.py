@@ -38,7 +38,7 @@ import jax
 from jax import Array
 
 from arjax import sample_from_noise, sampling
-from arjax.drawing import Draw, Plan
+from arjax.decoding import Draw, Plan
 from benchmarks import common
 
 METHODS = ["naive", "cached", "fixed_point", "rows"]

@@ -16,8 +16,13 @@ the score takes the foreign images for the better ones, which the likelihood its
 The likelihood fails on the black images alone: they have 1.31 bits/dim where digits have 1.80 in the mean.
 
 `fashion`: Fashion-MNIST (Debian's package `dataset-fashion-mnist` has the original files) against MNIST and, if it
-is in the data folder, notMNIST. Published for PixelCNN++ and MNIST: likelihood 0.089, ratio 0.97 (Ren et al.),
-complexity 0.97 (Serra et al.). Not yet measured.
+is in the data folder, notMNIST (15 minutes on one CPU core). Published for PixelCNN++ and MNIST: likelihood 0.089,
+ratio 0.97 (Ren et al.), complexity 0.97 (Serra et al.).
+
+                        likelihood       ratio  complexity  typicality
+    MNIST                    0.038       0.782       0.983       0.916
+
+MNIST has 1.63 bits/dim where Fashion-MNIST has 3.32.
 
 The background model sees each pixel replaced by noise with probability `rate`, drawn once, before training.
 Neither this rate nor anything else was tuned on foreign images. The folder holds both models, histograms.png

@@ -1,4 +1,4 @@
-"""Density estimation of vectors: MAF, MADE MoG, MAF MoG and RealNVP beside a normal distribution and a Gaussian mixture.
+"""Density estimation of vectors: MAF, MADE MoG and RealNVP beside a normal distribution and a Gaussian mixture.
 
 Command: python -m experiments.flows_tabular   (7 minutes on one CPU core)
          python -m experiments.flows_tabular --data miniboone.npz   (any npz file of real numbers)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from arjax import sampling
-from arjax.drawing import Draw, Plan
+from arjax.decoding import Draw, Plan
 from arjax.modules import forward, init
 
 

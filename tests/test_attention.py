@@ -14,8 +14,8 @@ from test_layers import loop_copies
 
 import arjax
 from arjax import incremental, orderings, sampling
+from arjax.decoding import Plan
 from arjax.distributions import Bernoulli, Categorical, DiscretizedLogisticMixture
-from arjax.drawing import Plan
 from arjax.layers import Attention, Classes, Dense, Fixed, Local, Map, Strided, attention
 from arjax.models import PixelSNAIL, Transformer
 

@@ -130,7 +130,7 @@ def test_noise_and_settings_are_refused_alike(name):
             ),
         ]
     else:
-        settings += [("top_p wants an output with a nucleus", {"top_p": 0.5})]
+        settings += [("top_p: an output with a nucleus", {"top_p": 0.5})]
     for door in doors_of_noise(model, variables):
         for message, given in bad.items():
             refused(message, door, given, cond)
@@ -260,4 +260,4 @@ def test_what_else_a_batch_holds():
 
 
 def test_made_without_hidden_units_wants_direct_connections():
-    refused("hidden=() wants direct=True", MADE((4,), hidden=()).init, KEY, np.zeros((2, 4), np.int32))
+    refused("direct=True is wanted with hidden=()", MADE((4,), hidden=()).init, KEY, np.zeros((2, 4), np.int32))

@@ -330,7 +330,7 @@ def test_bad_input_is_refused():
     refused("cond: this flow takes none", arjax.log_prob, model, variables, x, np.zeros(4, np.int32))
     refused("cond: this flow takes none", arjax.sample_from_noise, model, variables, noise, np.zeros(4, np.int32))
     refused("evidence: a flow takes none", arjax.sample_from_noise, model, variables, noise, evidence=(x, x > 0))
-    refused("top_p wants an output with a nucleus", arjax.sample_from_noise, model, variables, noise, top_p=0.5)
+    refused("top_p: an output with a nucleus", arjax.sample_from_noise, model, variables, noise, top_p=0.5)
     refused("holds each of 0..4 once", start, Permutation((0, 1, 2, 3, 3)), x)
     refused("an even number of channels is wanted to split, got 5", start, Coupling(Perceptron(), "channels"), x)
     refused(

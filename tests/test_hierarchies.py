@@ -16,8 +16,8 @@ from zoo import EXACT, STAGED, WITH_PARTS, context, gated_pixelcnn, multiscale, 
 
 import arjax
 from arjax import parts, training
+from arjax.decoding import Draw, Drawn, Plan
 from arjax.distributions import Bernoulli, Categorical, DiscretizedLogisticMixture
-from arjax.drawing import Draw, Drawn, Plan
 from arjax.layers import Map
 from arjax.models import (
     Auxiliary,
@@ -536,7 +536,10 @@ def test_contexts_that_do_not_fit():
     whole = Subscale((1, 1, 1), of_map(Bernoulli(), 4, 4), context())
     refused("factors of 2 slices or more are wanted, got (1, 1, 1)", score, whole, even)
     refused(
-        "1 views want 2 models and 1 contexts, got 1 and 1", score, Auxiliary((gray,), (base,), (context(),)), even
+        "2 models and 1 contexts are wanted for 1 views, got 1 and 1",
+        score,
+        Auxiliary((gray,), (base,), (context(),)),
+        even,
     )
     twice = Auxiliary((gray, gray), (base, base, base), (context(), context()))
     refused("names of the views are wanted that differ, none of them x, got ['gray', 'gray']", score, twice, even)
@@ -619,7 +622,7 @@ def test_top_p_of_a_stage_that_has_none():
     variables = random_variables(model, integers(4, 2, 2, 2, 1))
     noise = noise_for(model, (2, 2, 2, 1), 0)
     refused(
-        "top_p wants an output with a nucleus, such as Categorical, got DiscretizedLogisticMixture",
+        "top_p: an output with a nucleus, such as Categorical, is wanted, got DiscretizedLogisticMixture",
         arjax.sample_from_noise,
         model,
         variables,

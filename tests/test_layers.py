@@ -10,8 +10,8 @@ import pytest
 from jax import lax
 
 from arjax import layers, sampling
+from arjax.decoding import Plan
 from arjax.distributions import Categorical
-from arjax.drawing import Plan
 from arjax.layers import ABSENT, CausalConv, MaskedDense, one_hot, scale
 from arjax.layers.conv import causal_conv
 from experiments.own_network import MyNetwork
@@ -110,7 +110,8 @@ def test_strided_conv_implementations_agree():
 
 def test_conv_refuses_another_rank():
     with pytest.raises(
-        ValueError, match=r"\(3,\) wants \(batch, 1 axes, channels\), got x of shape \(2, 4, 4, 1\)"
+        ValueError,
+        match=r"\(batch, 1 axes, channels\) is wanted for a kernel of \(3,\), got shape \(2, 4, 4, 1\)",
     ):
         CausalConv(2, (3,)).init(jax.random.key(0), jnp.zeros((2, 4, 4, 1)))
 

@@ -11,8 +11,8 @@ from jax import lax
 
 import arjax
 from arjax import masks
+from arjax.decoding import Plan
 from arjax.distributions import Bernoulli, Categorical, DiscretizedLogisticMixture
-from arjax.drawing import Plan
 from arjax.layers import Classes, Deconvolution, Map, RasterConv, Vector, scale, strided
 from arjax.models import DiagonalBiLSTM, GatedPixelCNN, PixelCNN, PixelCNNPP, PixelRNN, RowLSTM
 from arjax.models.pixelcnn import ResidualBlock

@@ -9,8 +9,8 @@ from jax.interpreters import partial_eval
 
 import arjax
 from arjax import sampling
+from arjax.decoding import Draw, Plan
 from arjax.distributions import Bernoulli, Categorical, DiscretizedLogisticMixture
-from arjax.drawing import Draw, Plan
 from arjax.layers import Classes, MaskedDense, one_hot
 from arjax.masks import connect
 from arjax.models import MADE, ChainRule, GatedPixelCNN, Histogram, PixelCNN, PixelCNNPP
@@ -65,7 +65,7 @@ def test_only_the_fixed_point_counts_iterations(method):
 
 
 def test_rows_want_images():
-    refuse(r"method='rows' wants images .* got Histogram and noise of shape \(5, 2, 3\)", method="rows")
+    refuse(r"images .* are wanted for method='rows', got Histogram and noise of shape \(5, 2, 3\)", method="rows")
 
 
 VALUES, KNOWN = np.zeros((5, 2, 3), np.int32), np.ones((5, 2, 3), bool)

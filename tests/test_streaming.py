@@ -102,7 +102,7 @@ def test_a_network_that_counts_positions_wants_to_know_their_number():
     noise = jax.random.uniform(jax.random.key(0), (3, 12))
     whole = arjax.sample_from_noise(model, variables, noise)
     np.testing.assert_array_equal(whole, arjax.sample_from_noise(model, variables, noise, method="naive"))
-    with pytest.raises(ValueError, match="wants the length of its sequences"):
+    with pytest.raises(ValueError, match="the length of a sequence is wanted"):
         arjax.start(model, variables, whole[:, :5])
     state = arjax.start(model, variables, whole[:, :5], length=12)
     state, chunk = arjax.extend(model, variables, state, noise[:, 5:])
@@ -177,7 +177,7 @@ def test_bad_input():
     with pytest.raises(ValueError, match="a top_p above 0 and at most 1 is wanted, got 0"):
         arjax.sample_from_noise(model, variables, noise, cond, top_p=0)
     mixture = Histogram((3,), DiscretizedLogisticMixture(2, 5))
-    with pytest.raises(ValueError, match="top_p wants an output with a nucleus"):
+    with pytest.raises(ValueError, match="top_p: an output with a nucleus"):
         arjax.sample(
             mixture, mixture.init(jax.random.key(0), jnp.zeros((1, 3))), jax.random.key(0), (1, 3), top_p=0.5
         )

@@ -1,4 +1,12 @@
-"""Data sets as integers, from files in their original formats or tensorflow-datasets; numpy batches out."""
+"""Data sets as integers, from files in their original formats or tensorflow-datasets; numpy batches out.
+
+**Where to start.** `arjax.data.sets.load` reads images and vectors by name, as in `load("digits", "train")`;
+`arjax.data.sequence_sets.load_text` and `arjax.data.sequence_sets.load_audio` read text and sound. Data of your
+own: `arjax.data.dataset.Dataset` of an array, `arjax.data.sequences.Sequences` of sequences of any lengths, cut
+by `arjax.data.sequences.Windows`. `arjax.data.dataset.batches` goes on for ever, in an order that its seed and
+step tell; `arjax.data.dataset.epoch_batches` goes through all examples once. Files are looked for in `data_dir`,
+by default `$ARJAX_DATA_DIR`.
+"""
 
 from arjax.data.audio import linear_decode as linear_decode
 from arjax.data.audio import linear_encode as linear_encode

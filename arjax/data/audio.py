@@ -26,7 +26,7 @@ def mu_law_encode(x: Float[ArrayLike, "..."], levels: int = 256) -> Int32[Array,
     `floor((f + 1) / 2 * mu + 0.5)`. `mu_law_encode(mu_law_decode(q)) == q`.
 
     Raises:
-        ValueError: Not finite floats, or fewer than two levels.
+        ValueError: not finite floats, or fewer than two levels.
     """
     x, mu = _waveform(x, levels), levels - 1
     f = jnp.sign(x) * jnp.log1p(mu * jnp.abs(x)) / jnp.log1p(jnp.float32(mu))
@@ -37,7 +37,7 @@ def mu_law_decode(q: Int[ArrayLike, "..."], levels: int = 256) -> Float32[Array,
     """Integers `0..levels-1` to the waveform; the ends are -1 and 1. See `mu_law_encode`.
 
     Raises:
-        ValueError: Not integers `0..levels-1`, or fewer than two levels.
+        ValueError: not integers `0..levels-1`, or fewer than two levels.
     """
     y, mu = 2 * _codes(q, levels) / (levels - 1) - 1, levels - 1
     return jnp.sign(y) * jnp.expm1(jnp.abs(y) * jnp.log1p(jnp.float32(mu))) / mu
@@ -50,7 +50,7 @@ def linear_encode(x: Float[ArrayLike, "..."], levels: int = 65_536) -> Int32[Arr
     `linear_encode(linear_decode(q)) == q`.
 
     Raises:
-        ValueError: Not finite floats, or fewer than two levels.
+        ValueError: not finite floats, or fewer than two levels.
     """
     x = jnp.floor(_waveform(x, levels) * (levels / 2) + 0.5).astype(jnp.int32)
     return jnp.minimum(x + levels // 2, levels - 1)
@@ -60,7 +60,7 @@ def linear_decode(q: Int[ArrayLike, "..."], levels: int = 65_536) -> Float32[Arr
     """Integers `0..levels-1` to the waveform, from -1 to one step below 1. See `linear_encode`.
 
     Raises:
-        ValueError: Not integers `0..levels-1`, or fewer than two levels.
+        ValueError: not integers `0..levels-1`, or fewer than two levels.
     """
     return (_codes(q, levels) - levels // 2) / (levels / 2)
 
@@ -104,14 +104,14 @@ def read_audio(
     """Reads a sound in any format that libsndfile knows, mixed down to one channel and resampled.
 
     Args:
-        source: A path, the bytes of a file, or an open file.
-        rate: The sampling rate wanted, in Hz.
-        name: What the sound is called in messages; by default the path.
+        source: a path, the bytes of a file, or an open file.
+        rate: the sampling rate wanted, in Hz.
+        name: what the sound is called in messages; by default the path.
 
     Raises:
-        ValueError: The sound is empty, unreadable, cut short or not finite, or the rate is not positive.
-        FileNotFoundError: There is no such file.
-        ImportError: The extra `audio` is missing.
+        ValueError: the sound is empty, unreadable, cut short or not finite, or the rate is not positive.
+        FileNotFoundError: there is no such file.
+        ImportError: the extra `audio` is missing.
     """
     if isinstance(source, (str, os.PathLike)):
         name, source = name or os.fspath(source), os.fspath(source)
@@ -138,9 +138,9 @@ def resample(x: Float32[np.ndarray, "n"], rate: int, new_rate: int) -> Float32[n
     """The same sound at another sampling rate, in Hz.
 
     Raises:
-        ValueError: The sound is not of finite floats or shorter than one sample of the new rate, or that rate is
+        ValueError: the sound is not of finite floats or shorter than one sample of the new rate, or that rate is
             not positive.
-        ImportError: The extra `audio` is missing.
+        ImportError: the extra `audio` is missing.
     """
     if new_rate < 1:
         raise ValueError(f"got a sampling rate of {new_rate} Hz, wanted 1 or more")
@@ -157,13 +157,13 @@ def write_audio(path: str | os.PathLike[str], x: Float[np.ndarray, "n"], rate: i
     """Writes a WAV file of 16 bits, whole or not at all; `read_audio` gives back what is on that grid.
 
     Args:
-        path: The file.
-        x: The waveform, clipped to -1..1.
-        rate: Its sampling rate, in Hz.
+        path: the file.
+        x: the waveform, clipped to -1..1.
+        rate: its sampling rate, in Hz.
 
     Raises:
-        ValueError: Not one channel of finite floats, or no samples.
-        ImportError: The extra `audio` is missing.
+        ValueError: not one channel of finite floats, or no samples.
+        ImportError: the extra `audio` is missing.
     """
     x, path = np.asarray(x), Path(path)
     if x.ndim != 1 or x.dtype.kind != "f" or not x.size or not np.isfinite(x).all():
@@ -178,7 +178,7 @@ def trim(x: Float[np.ndarray, "n"], threshold: float = 1e-3) -> Float[np.ndarray
     """Cuts off silence, where `|x| <= threshold`, at both ends.
 
     Raises:
-        ValueError: All of it is silent, or it is not of finite floats.
+        ValueError: all of it is silent, or it is not of finite floats.
     """
     x = _checked(x)
     loud = np.flatnonzero(np.abs(x) > threshold)
@@ -197,11 +197,11 @@ def log_mel(
     half the rate. Values are `(log10(max(amplitude, 1e-5)) + 5) / 5`, within 0..1: 0 is silence.
 
     Args:
-        x: The waveform.
-        rate: Its sampling rate, in Hz.
-        hop: Number of samples of a frame.
-        num_mels: Number of bands.
-        window: Number of samples that a frame sees, under a Hann window; by default four hops.
+        x: the waveform.
+        rate: its sampling rate, in Hz.
+        hop: number of samples of a frame.
+        num_mels: number of bands.
+        window: number of samples that a frame sees, under a Hann window; by default four hops.
 
     Raises:
         ValueError: `x` is not of finite floats or shorter than one hop, the window is, or there are no bands or

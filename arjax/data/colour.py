@@ -14,8 +14,8 @@ def colour(grey: Dataset, name: str) -> Dataset:
     on nothing but the split and the example's index.
 
     Args:
-        grey: Images `(n, h, w, 1)`.
-        name: What the result is called.
+        grey: images `(n, h, w, 1)`.
+        name: what the result is called.
 
     Returns:
         Images `(n, h, w, 3)` of 4 levels, with the labels of `grey`.

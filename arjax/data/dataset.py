@@ -35,16 +35,16 @@ class Dataset:
     """Examples of one split, as integers; or, with `levels=None`, as real numbers.
 
     Attributes:
-        x: Integers `0..levels-1`, `(n, *event)`, held as uint8 wherever the levels allow; or finite floats, held
+        x: integers `0..levels-1`, `(n, *event)`, held as uint8 wherever the levels allow; or finite floats, held
             as float32.
-        labels: Classes `0..num_classes-1`, `(n,)`, or None.
-        levels: Number of values a dimension can take, None for real numbers.
-        name: What the set is called in messages.
+        labels: classes `0..num_classes-1`, `(n,)`, or None.
+        levels: number of values a dimension can take, None for real numbers.
+        name: what the set is called in messages.
         split: `"train"`, `"valid"` or `"test"`, also by another name of it, such as `"val"`.
-        num_classes: Number of classes; the largest label plus one where it is not given; None without labels.
+        num_classes: number of classes; the largest label plus one where it is not given; None without labels.
 
     Raises:
-        ValueError: Not integers or not finite floats, no examples, a value out of range, or labels that do not fit
+        ValueError: not integers or not finite floats, no examples, a value out of range, or labels that do not fit
             the examples.
     """
 
@@ -139,7 +139,7 @@ def checked_labels(
     """Labels of `n` examples and the number of classes, by default the largest label plus one.
 
     Raises:
-        ValueError: The labels do not fit the examples, or are not integers `0..num_classes-1`.
+        ValueError: the labels do not fit the examples, or are not integers `0..num_classes-1`.
     """
     labels = np.asarray(labels)
     if labels.shape != (n,):
@@ -163,7 +163,7 @@ def batches(
         `(batch_size,)`; and more from `Windows`.
 
     Raises:
-        ValueError: The batch size is not in `1..n`, or the seed or step is negative.
+        ValueError: the batch size is not in `1..n`, or the seed or step is negative.
     """
     if not 1 <= batch_size <= len(dataset):
         raise ValueError(f"batch size {batch_size} does not fit the {len(dataset)} examples of {dataset.name}")
@@ -184,7 +184,7 @@ def epoch_batches(dataset: Examples, batch_size: int) -> Iterator[Batch]:
     """Every example once, in order, for evaluation; the last batch may be smaller.
 
     Raises:
-        ValueError: The batch size is less than one.
+        ValueError: the batch size is less than one.
     """
     if batch_size < 1:
         raise ValueError(f"batch size {batch_size} is less than 1")

@@ -39,7 +39,7 @@ def read_plain(path: Path) -> bytes:
     """Reads the bytes of a text, gzipped or not, without the byte-order mark of utf-8.
 
     Raises:
-        ValueError: A truncated or damaged gzip file.
+        ValueError: a truncated or damaged gzip file.
     """
     return _read_bytes(path).removeprefix(codecs.BOM_UTF8)
 
@@ -48,11 +48,11 @@ def read_idx(path: Path, ndim: int) -> UInt8[np.ndarray, "..."]:
     """Reads unsigned bytes in the idx format of MNIST, gzipped or not.
 
     Args:
-        path: The file.
-        ndim: The rank wanted: 3 for images, 1 for labels.
+        path: the file.
+        ndim: the rank wanted: 3 for images, 1 for labels.
 
     Raises:
-        ValueError: Another magic number, or a size that its header does not announce.
+        ValueError: another magic number, or a size that its header does not announce.
     """
     data = _read_bytes(path)
     header = 4 + 4 * ndim
@@ -72,7 +72,7 @@ def read_bits(path: Path) -> UInt8[np.ndarray, "n d"]:
     Covers `.amat` (between spaces) and the `.data` files of the binary density-estimation sets (commas).
 
     Raises:
-        ValueError: Anything but separate zeros and ones, rows of unequal length, or no rows.
+        ValueError: anything but separate zeros and ones, rows of unequal length, or no rows.
     """
     text = read_plain(path).rstrip()
     ones = text.replace(b"0", b"1")
@@ -91,7 +91,7 @@ def read_npz(path: Path) -> dict[str, Num[np.ndarray, "..."]]:
     """Reads the arrays of an npz file.
 
     Raises:
-        ValueError: The file is truncated, damaged, not an npz file, or holds anything but integers and floats.
+        ValueError: the file is truncated, damaged, not an npz file, or holds anything but integers and floats.
     """
     with path.open("rb") as file:
         try:
@@ -109,7 +109,7 @@ def read_cifar10(path: Path, batches: list[str]) -> tuple[UInt8[np.ndarray, "n 3
     """Reads batches of CIFAR-10 in its binary or its python version, whichever the path names.
 
     Args:
-        path: The folder `cifar-10-batches-bin` or `cifar-10-batches-py`, or the original archive
+        path: the folder `cifar-10-batches-bin` or `cifar-10-batches-py`, or the original archive
             `cifar-10-binary.tar.gz` or `cifar-10-python.tar.gz`, which is not unpacked.
         batches: `"data_batch_1"` to `"data_batch_5"` or `"test_batch"`.
 
@@ -117,9 +117,9 @@ def read_cifar10(path: Path, batches: list[str]) -> tuple[UInt8[np.ndarray, "n 3
         The images and their labels, in the order of the files.
 
     Raises:
-        ValueError: A file is truncated or damaged, does not hold 10,000 images, has a label above 9, or is a
+        ValueError: a file is truncated or damaged, does not hold 10,000 images, has a label above 9, or is a
             pickle that names anything but numpy's arrays; nothing that it names is called.
-        FileNotFoundError: The folder lacks a file.
+        FileNotFoundError: the folder lacks a file.
     """
     binary = "bin" in path.name
     names = [f"{batch}.bin" if binary else batch for batch in batches]
@@ -184,11 +184,11 @@ def read_sprites(path: Path, shape: tuple[int, ...]) -> UInt8[np.ndarray, "n h w
     """Reads an image whose rows are images themselves, flattened.
 
     Args:
-        path: The file.
-        shape: The shape wanted, `(n, h, w, c)`.
+        path: the file.
+        shape: the shape wanted, `(n, h, w, c)`.
 
     Raises:
-        ValueError: The file is truncated or damaged, or its size does not fit the shape.
+        ValueError: the file is truncated or damaged, or its size does not fit the shape.
     """
     rows, (n, h, w, c) = read_image(path), shape
     if rows.shape != (n, h * w, c):
@@ -200,7 +200,7 @@ def read_labels(path: Path, count: int) -> Int[np.ndarray, "n"]:
     """Reads a text of integers, one a line, gzipped or not.
 
     Raises:
-        ValueError: Anything but integers, or another number of them than `count`.
+        ValueError: anything but integers, or another number of them than `count`.
     """
     try:
         labels = [int(line) for line in read_plain(path).splitlines()]
@@ -215,7 +215,7 @@ def read_image(path: Path) -> UInt8[np.ndarray, "h w c"]:
     """Reads an image, 0 and 1 if black and white, else 0..255.
 
     Raises:
-        ValueError: It is not readable, has several frames, or is neither black and white, grey nor RGB.
+        ValueError: it is not readable, has several frames, or is neither black and white, grey nor RGB.
     """
     pillow = require("PIL.Image", "experiments")
     try:
@@ -236,14 +236,14 @@ def read_images(
     """Reads the images of a folder, or of its subfolders, in the order of their paths.
 
     Args:
-        folder: The folder.
-        classes: Subfolders to read, in the order of their labels. By default all, sorted.
+        folder: the folder.
+        classes: subfolders to read, in the order of their labels. By default all, sorted.
 
     Returns:
         The images, 0 and 1 if black and white, else 0..255; and their labels, or None without subfolders.
 
     Raises:
-        ValueError: No images, one in another place than the others, an unreadable or truncated one, unequal sizes
+        ValueError: no images, one in another place than the others, an unreadable or truncated one, unequal sizes
             or numbers of channels.
     """
     paths, labels = listed(folder, subfolders(folder) if classes is None else classes, IMAGE_SUFFIXES, "images")
@@ -263,7 +263,7 @@ def subsets(folder: Path, suffixes: set[str]) -> tuple[dict[str, Path], list[str
     """The folders of a set's splits, none if it has none, and the names of its classes, which are subfolders.
 
     Raises:
-        ValueError: Two folders of the same split; or a folder of no split, or files of these suffixes, beside one.
+        ValueError: two folders of the same split; or a folder of no split, or files of these suffixes, beside one.
     """
     own = own_splits(str(folder), subfolders(folder))
     if own and (loose := _files(folder, "*", suffixes)):
@@ -278,16 +278,16 @@ def listed(
     """The files of a folder, or by class of its subfolders, in the order of their paths.
 
     Args:
-        folder: The folder.
-        classes: Subfolders, in the order of their labels.
-        suffixes: Those of the files wanted; others, and hidden files and folders, are left aside.
-        what: What the files are, in messages.
+        folder: the folder.
+        classes: subfolders, in the order of their labels.
+        suffixes: those of the files wanted; others, and hidden files and folders, are left aside.
+        what: what the files are, in messages.
 
     Returns:
         The files, and their labels, or None without classes.
 
     Raises:
-        ValueError: There are none, or one in another place, which would be left out.
+        ValueError: there are none, or one in another place, which would be left out.
     """
     places = [folder / name for name in classes] or [folder]
     paths, deeper = (

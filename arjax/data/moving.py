@@ -17,10 +17,10 @@ def move(still: Dataset, name: str, *, frames: int = 8, side: int = 16) -> Datas
     the example's index.
 
     Args:
-        still: Images `(n, h, w, 1)`; level 0 is the ground.
-        name: What the result is called.
-        frames: Frames of a video, 2 or more.
-        side: Side of the square, larger than the images.
+        still: images `(n, h, w, 1)`; level 0 is the ground.
+        name: what the result is called.
+        frames: frames of a video, 2 or more.
+        side: side of the square, larger than the images.
 
     Returns:
         Videos `(n, side, side, frames)`, the frames being the channels of an image, with the levels and labels of

@@ -13,7 +13,7 @@ def places(name: str, data_dir: str | os.PathLike[str] | None) -> list[Path]:
     """Folders in which the files of a set may lie, the first of them `data_dir` or `$ARJAX_DATA_DIR`.
 
     Raises:
-        FileNotFoundError: The data folder does not exist.
+        FileNotFoundError: the data folder does not exist.
     """
     root = data_dir or os.environ.get("ARJAX_DATA_DIR")
     if root and not Path(root).is_dir():
@@ -25,7 +25,7 @@ def find(folders: list[Path], *names: str) -> Path:
     """The first file of these names, or of names that fit these patterns; `[.gz]` means with or without.
 
     Raises:
-        FileNotFoundError: There is none.
+        FileNotFoundError: there is none.
     """
     plain = [name.replace("[.gz]", suffix) for name in names for suffix in ("", ".gz")]
     for path in (path for folder in folders for name in plain for path in sorted(folder.glob(name))):
@@ -43,11 +43,11 @@ def split_files(folders: list[Path], pattern: str) -> dict[str, Path]:
     """The file of each split, in the first folder that has any of them.
 
     Args:
-        folders: The folders.
-        pattern: The files' names, `*` being the split's, gzipped or not.
+        folders: the folders.
+        pattern: the files' names, `*` being the split's, gzipped or not.
 
     Raises:
-        ValueError: Two files of the same split, or one of no split beside them.
+        ValueError: two files of the same split, or one of no split beside them.
     """
     before, _, after = map(re.escape, pattern.rpartition("*"))
     named = re.compile(rf"{before}([^.]+){after}(?:\.gz)?")
@@ -65,8 +65,8 @@ def split_file(folders: list[Path], pattern: str, split: str) -> Path:
     """The file of a split, as `split_files` has it.
 
     Raises:
-        ValueError: As `split_files`.
-        FileNotFoundError: There is none.
+        ValueError: as `split_files`.
+        FileNotFoundError: there is none.
     """
     files = split_files(folders, pattern)
     if split not in files:
@@ -79,8 +79,8 @@ def prepared(name: str, folders: list[Path]) -> Any:
     """The builder of a set that tensorflow-datasets has prepared, in the data folder or its own.
 
     Raises:
-        ValueError: An unknown name, or a set prepared in a format that only TensorFlow reads.
-        FileNotFoundError: The set is not prepared.
+        ValueError: an unknown name, or a set prepared in a format that only TensorFlow reads.
+        FileNotFoundError: the set is not prepared.
         ImportError: tensorflow-datasets is missing.
     """
     tfds = require("tensorflow_datasets", "tfds")

@@ -44,7 +44,7 @@ def load_text(
     vocabulary is that of the whole text, all splits.
 
     Args:
-        name: One of
+        name: one of
 
             - `"pydoc"`: the help texts of the Python that runs, from its standard library, sorted by topic. They
               differ between versions of Python, and so do results;
@@ -52,14 +52,14 @@ def load_text(
             - a utf-8 text file, gzipped or not, or a folder of such (`.txt`, `.gz`), which are its splits if a
               word of their names says so (`train.txt`, `ptb.valid.txt`), or lie in subfolders of these names.
         split: `"train"`, `"valid"` or `"test"`, or another name of it, see `load`.
-        data_dir: The folder of the files, or of a subfolder of that name; by default `$ARJAX_DATA_DIR`.
+        data_dir: the folder of the files, or of a subfolder of that name; by default `$ARJAX_DATA_DIR`.
             Tiny Shakespeare not found there is taken from tensorflow-datasets.
-        by: What a position is: `"characters"`, or `"bytes"` of utf-8.
+        by: what a position is: `"characters"`, or `"bytes"` of utf-8.
 
     Raises:
-        ValueError: An unknown set, split or `by`, a damaged, empty or too short text, two that are the same split,
+        ValueError: an unknown set, split or `by`, a damaged, empty or too short text, two that are the same split,
             or one of no split beside them.
-        FileNotFoundError: The folder or the files are missing.
+        FileNotFoundError: the folder or the files are missing.
     """
     if by not in ("characters", "bytes"):
         raise ValueError(f"unknown by {by!r}, wanted characters or bytes")
@@ -113,7 +113,7 @@ def load_audio(
     """Loads one split of a set of sounds, a sequence each. Nothing is downloaded or written.
 
     Args:
-        name: One of
+        name: one of
 
             - `"tones"`: generated sounds of about half a second, 400 for training, 100 each for validation and
               testing. A label is a timbre: sine, square, sawtooth, plucked string, burst of noise; pitch, loudness
@@ -126,20 +126,20 @@ def load_audio(
             - a folder of sounds, its subfolders being classes, or splits that may hold classes. After one fixed
               permutation, what has no splits is divided 8:1:1 and what has no validation split 9:1.
         split: `"train"`, `"valid"` or `"test"`, or another name of it, see `load`.
-        data_dir: The folder of the files, or of a subfolder of that name; by default `$ARJAX_DATA_DIR`.
+        data_dir: the folder of the files, or of a subfolder of that name; by default `$ARJAX_DATA_DIR`.
             Spoken digits not found there are taken from tensorflow-datasets, whose sounds TensorFlow has to read.
-        rate: Sampling rate in Hz, to which sounds are resampled.
-        levels: Number of values of a sample.
+        rate: sampling rate in Hz, to which sounds are resampled.
+        levels: number of values of a sample.
         encoding: `"mu_law"` or `"linear"`, see `mu_law_encode` and `linear_encode`.
         features: `"log_mel"` for log-mel frames of the waveform, see `log_mel`; or None.
-        hop: Number of samples of a frame.
-        num_mels: Number of bands of a frame.
+        hop: number of samples of a frame.
+        num_mels: number of bands of a frame.
 
     Raises:
-        ValueError: An unknown set, split, encoding or kind of features, a damaged file, one shorter than a hop,
+        ValueError: an unknown set, split, encoding or kind of features, a damaged file, one shorter than a hop,
             two splits that are the same, one of another name beside them, or sounds that would be left out.
-        FileNotFoundError: The folder or the files are missing.
-        ImportError: An extra is missing.
+        FileNotFoundError: the folder or the files are missing.
+        ImportError: an extra is missing.
     """
     if encoding not in ENCODINGS:
         raise ValueError(f"unknown encoding {encoding!r}, wanted {' or '.join(ENCODINGS)}")

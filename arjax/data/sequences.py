@@ -17,20 +17,20 @@ class Sequences:
     """Sequences of one split, as integers.
 
     Attributes:
-        x: Integers `0..levels-1`, all sequences end to end; held as uint8, uint16 or int32, as the levels allow.
-        lengths: The number of positions of each sequence, `(s,)`.
-        levels: Number of values a position can take.
-        labels: Classes of the sequences, `(s,)`; or a tuple of such arrays, as of digit and speaker; or None.
-        num_classes: Number of classes, a tuple where `labels` are; the largest label plus one where it is not
+        x: integers `0..levels-1`, all sequences end to end; held as uint8, uint16 or int32, as the levels allow.
+        lengths: the number of positions of each sequence, `(s,)`.
+        levels: number of values a position can take.
+        labels: classes of the sequences, `(s,)`; or a tuple of such arrays, as of digit and speaker; or None.
+        num_classes: number of classes, a tuple where `labels` are; the largest label plus one where it is not
             given; None without labels.
-        features: A second series at a lower rate, all sequences end to end, or None. Sequence `i` has
+        features: a second series at a lower rate, all sequences end to end, or None. Sequence `i` has
             `ceil(lengths[i] / hop)` frames of `d` numbers.
-        hop: Number of positions of a frame.
-        name: What the set is called in messages.
+        hop: number of positions of a frame.
+        name: what the set is called in messages.
         split: `"train"`, `"valid"` or `"test"`, also by another name of it, such as `"val"`.
 
     Raises:
-        ValueError: Not integers, no sequences, an empty one, a value out of range, lengths, labels or features
+        ValueError: not integers, no sequences, an empty one, a value out of range, lengths, labels or features
             that do not fit the sequences, or features that are not finite.
     """
 
@@ -112,7 +112,7 @@ class Sequences:
         """The features of sequence `i`.
 
         Raises:
-            ValueError: There are none.
+            ValueError: there are none.
         """
         if self.features is None:
             raise ValueError(f"{self.name} ({self.split}) has no features")
@@ -152,14 +152,14 @@ class Windows:
     Training leaves out the tail that fills no batch of windows; evaluation covers everything.
 
     Attributes:
-        sequences: What is cut.
-        length: Number of positions of a window.
-        context: Number of positions before a window that its example shows.
-        carry: Whether a recurrent state goes from one batch to the next.
-        kept: Numbers of the windows kept, or None for all.
+        sequences: what is cut.
+        length: number of positions of a window.
+        context: number of positions before a window that its example shows.
+        carry: whether a recurrent state goes from one batch to the next.
+        kept: numbers of the windows kept, or None for all.
 
     Raises:
-        ValueError: A length or context out of range or no multiple of the hop; or `carry` with a context,
+        ValueError: a length or context out of range or no multiple of the hop; or `carry` with a context,
             labels, features or a selection of windows.
     """
 
@@ -240,7 +240,7 @@ class Windows:
         """The windows at `index`.
 
         Raises:
-            ValueError: With `carry`: take or cut the sequences then.
+            ValueError: with `carry`: take or cut the sequences then.
         """
         kept = np.arange(len(self)) if self.kept is None else self.kept
         return dataclasses.replace(self, kept=kept[index])

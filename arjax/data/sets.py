@@ -32,7 +32,7 @@ def load(
     """Loads one split of a data set. Nothing is downloaded or written.
 
     Args:
-        name: One of
+        name: one of
 
             - `"digits"`: scikit-learn's 8x8 digits, 17 levels: the first 1,200, the next 200, the last 397;
             - `"mnist"`: idx files, 256 levels; the last 10,000 of the 60,000 are for validation;
@@ -59,14 +59,14 @@ def load(
             values of all splits are 0 or 1, else 256.
         split: `"train"`, `"valid"` or `"test"`. Here and wherever data name their splits, `"val"`, `"validation"`
             and `"dev"` are other names of `"valid"`, `"training"` and `"testing"` of the others.
-        data_dir: The folder of the files, or of a subfolder of that name; by default `$ARJAX_DATA_DIR`.
+        data_dir: the folder of the files, or of a subfolder of that name; by default `$ARJAX_DATA_DIR`.
             MNIST and CIFAR-10 not found there are taken from tensorflow-datasets, in its own order.
 
     Raises:
-        ValueError: An unknown set or split, a damaged file, two splits that are the same, a split of another name
+        ValueError: an unknown set or split, a damaged file, two splits that are the same, a split of another name
             beside them, or images or arrays that would be left out.
-        FileNotFoundError: The folder or the files are missing.
-        ImportError: An extra is missing.
+        FileNotFoundError: the folder or the files are missing.
+        ImportError: an extra is missing.
     """
     name, split = os.fspath(name), checked_split(split)
     folders = places(name, data_dir)

@@ -33,7 +33,7 @@ def checked_split(name: str, what: str | None = None) -> str:
     """The split that is meant; `what` is what has it, in messages.
 
     Raises:
-        ValueError: An unknown split.
+        ValueError: an unknown split.
     """
     split = named_split(name)
     if split is None:
@@ -45,15 +45,15 @@ def own_splits(what: str, names: Iterable[str], word: Callable[[str], str] = str
     """The splits that data bring along.
 
     Args:
-        what: What has them, in messages.
-        names: The names of its folders, files or arrays.
-        word: From such a name to the part of it that may be the name of a split; by default all of it.
+        what: what has them, in messages.
+        names: the names of its folders, files or arrays.
+        word: from such a name to the part of it that may be the name of a split; by default all of it.
 
     Returns:
         Whose name is that of which split; nothing if none is.
 
     Raises:
-        ValueError: Two are names of the same split, or one of no split stands beside them.
+        ValueError: two are names of the same split, or one of no split stands beside them.
     """
     names, splits = list(names), dict[str, str]()
     for name in names:
@@ -72,16 +72,16 @@ def share(name: str, parts: Collection[str], split: str, test: int = 2) -> tuple
     """Where a split lies: what has no validation split has one in the last tenth of its training split.
 
     Args:
-        name: What the set is called in messages.
-        parts: The splits there are, none if it is one whole.
-        split: The one wanted.
-        test: Twentieths of a whole that are for testing, as many for validation.
+        name: what the set is called in messages.
+        parts: the splits there are, none if it is one whole.
+        split: the one wanted.
+        test: twentieths of a whole that are for testing, as many for validation.
 
     Returns:
         The part that holds it, `""` being the whole, and the twentieths of that part where it starts and stops.
 
     Raises:
-        ValueError: There is no such split.
+        ValueError: there is no such split.
     """
     if split in parts and (split != "train" or "valid" in parts):
         return split, 0, 20
@@ -97,13 +97,13 @@ def divide(name: str, parts: Collection[str], split: str, read: Callable[[str], 
     """Reads a split. What has no splits is divided 8:1:1, what has no validation split 9:1, after a permutation.
 
     Args:
-        name: What the set is called in messages.
-        parts: The splits there are, none if it is one whole.
-        split: The one wanted.
-        read: Reads one of the parts, or the whole, `""`.
+        name: what the set is called in messages.
+        parts: the splits there are, none if it is one whole.
+        split: the one wanted.
+        read: reads one of the parts, or the whole, `""`.
 
     Raises:
-        ValueError: There is no such split.
+        ValueError: there is no such split.
     """
     part, *ends = share(name, parts, split)
     examples = read(part)

@@ -19,10 +19,10 @@ class Vocabulary:
     """Characters as integers.
 
     Attributes:
-        symbols: The characters, in the order of their integers.
+        symbols: the characters, in the order of their integers.
 
     Raises:
-        ValueError: There are none, or one stands twice.
+        ValueError: there are none, or one stands twice.
     """
 
     symbols: str
@@ -42,7 +42,7 @@ class Vocabulary:
         """Text as integers `0..levels-1`.
 
         Raises:
-            ValueError: It has other characters.
+            ValueError: it has other characters.
         """
         if unknown := sorted(set(text) - set(self.symbols)):
             names = ", ".join(map(repr, unknown[:10])) + ", ..." * (len(unknown) > 10)
@@ -54,7 +54,7 @@ class Vocabulary:
         """Integers as text.
 
         Raises:
-            ValueError: Anything but integers `0..levels-1`.
+            ValueError: anything but integers `0..levels-1`.
         """
         return "".join(self.symbols[code] for code in _checked(x, self.levels))
 
@@ -76,7 +76,7 @@ class Bytes:
         """Integers as text; what is not utf-8 becomes the replacement character.
 
         Raises:
-            ValueError: Anything but integers `0..255`.
+            ValueError: anything but integers `0..255`.
         """
         return _checked(x, 256).astype(np.uint8).tobytes().decode(errors="replace")
 
@@ -101,8 +101,8 @@ def read_text(path: Path) -> str:
     A byte-order mark is no part of a text.
 
     Raises:
-        ValueError: A file is empty, damaged or not utf-8, or the folder holds none, or some in a subfolder.
-        FileNotFoundError: There is no such file.
+        ValueError: a file is empty, damaged or not utf-8, or the folder holds none, or some in a subfolder.
+        FileNotFoundError: there is no such file.
     """
     if path.is_dir():
         return "".join(map(read_text, listed(path, [], TEXT_SUFFIXES, "texts")[0]))
@@ -121,8 +121,8 @@ def read_texts(path: Path) -> dict[str, str]:
     """Reads a text by split, that of a folder whose files or subfolders are its splits; else all of it, as `""`.
 
     Raises:
-        ValueError: As `read_text`; or two are the same split, or one of no split stands beside them.
-        FileNotFoundError: There is no such file.
+        ValueError: as `read_text`; or two are the same split, or one of no split stands beside them.
+        FileNotFoundError: there is no such file.
     """
     names = [p.name for p in sorted(path.glob("*")) if p.is_dir() or p.suffix.lower() in TEXT_SUFFIXES]
     own = own_splits(str(path), [name for name in names if name[0] != "."], _split_word)

@@ -1,4 +1,11 @@
-"""Normalizing flows: invertible networks between continuous data and noise, and models made of them."""
+"""Normalizing flows: invertible networks between continuous data and noise, and models made of them.
+
+**Where to start.** `arjax.flows.autoregressive.maf` for vectors, `arjax.flows.realnvp.real_nvp` and
+`arjax.flows.tarflow.tarflow` for images: each makes an `arjax.flows.flow.Flow`, a model as any other, with
+`arjax.log_prob` and `arjax.sample`. A flow of your own is a `arjax.flows.flow.Chain` of bijections;
+`arjax.flows.images.Dequantised` makes of a flow a model of integers, whose bits/dim compare with those of the
+rest.
+"""
 
 from arjax.flows.autoregressive import Autoregressive as Autoregressive
 from arjax.flows.autoregressive import iaf as iaf

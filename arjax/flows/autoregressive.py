@@ -24,7 +24,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Float
 
 from arjax.continuous import NORMAL
-from arjax.drawing import Draw, Drawn, Plan
+from arjax.decoding import Draw, Drawn, Plan
 from arjax.flows.elementwise import ActNorm
 from arjax.flows.flow import CACHED, Chain, Flow, Inverse
 from arjax.models import MADE

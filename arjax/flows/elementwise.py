@@ -11,7 +11,7 @@ from jaxtyping import Float
 
 from arjax import orderings
 from arjax.continuous import Normal
-from arjax.drawing import Draw, Drawn
+from arjax.decoding import Draw, Drawn
 from arjax.flows.flow import CACHED
 
 

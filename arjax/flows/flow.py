@@ -19,7 +19,7 @@ from jax import Array
 from jaxtyping import Float
 
 from arjax.continuous import Normal
-from arjax.drawing import Draw, Drawn, Plan
+from arjax.decoding import Draw, Drawn, Plan
 from arjax.sampling import cached
 
 CACHED = Draw(Normal(), with_log_probs=True, sampler=cached)

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Float
 
-from arjax.drawing import Draw, Drawn, Plan
+from arjax.decoding import Draw, Drawn, Plan
 
 
 @dataclasses.dataclass(frozen=True)

@@ -18,7 +18,7 @@ from jax import Array
 from jax.typing import DTypeLike
 from jaxtyping import Float
 
-from arjax.drawing import Draw, Drawn
+from arjax.decoding import Draw, Drawn
 from arjax.flows.elementwise import ActNorm
 from arjax.flows.flow import CACHED, Chain, Flow
 

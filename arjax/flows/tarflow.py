@@ -20,7 +20,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Float
 
 from arjax.continuous import Normal
-from arjax.drawing import Draw, Drawn
+from arjax.decoding import Draw, Drawn
 from arjax.flows.autoregressive import Autoregressive
 from arjax.flows.elementwise import ActNorm
 from arjax.flows.flow import CACHED, Chain, Flow

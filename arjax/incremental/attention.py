@@ -10,7 +10,7 @@ import numpy as np
 from jax import Array
 
 from arjax.incremental.level import Loop, NoRule
-from arjax.incremental.memories import Everything, Ring
+from arjax.incremental.memories import KVCache, Ring
 from arjax.incremental.values import Node, Tracked
 
 Sees = Callable[[Any, Any], Any]
@@ -31,9 +31,9 @@ def attention_step(level: Any, ins: list[Any], sees: Sees, attend: Callable[...,
     places = [getattr(a, "axis", None) for a in ins]
     if not isinstance(level, Loop) or level.width > 1 or places != [2, 1, 1]:
         raise NoRule("attention along another axis, or in a network with strides")
-    ins = [level.delayed(a, max(b.off for b in (*ins, Tracked([], None, 0, (), None))) - a.off) for a in ins]
+    ins = [level.delayed(a, max(b.lag for b in (*ins, Tracked([], None, 0, (), None))) - a.lag) for a in ins]
     q, k, v = ins
-    if q.off:
+    if q.lag:
         raise NoRule("attention that lags behind")
     length = k.shape[1]
     with jax.ensure_compile_time_eval():
@@ -61,8 +61,8 @@ def _span(earlier: np.ndarray) -> int:
 def _of_all(level: Loop, q: Tracked, k: Tracked, v: Tracked, slots: int, sees: Sees, attend: Any) -> Node:
     """With all that is remembered, keys as a product reads them, and its own."""
     b, _, features = k.shape
-    keys = Everything(level, k, 2, (b, features, slots), 1, lambda x: jnp.swapaxes(x, 1, 2))
-    values = Everything(level, v, 1, (b, slots, v.shape[2]), 1, lambda x: x)
+    keys = KVCache(level, k, 2, (b, features, slots), 1, lambda x: jnp.swapaxes(x, 1, 2))
+    values = KVCache(level, v, 1, (b, slots, v.shape[2]), 1, lambda x: x)
     numbers = np.arange(slots, dtype=np.int32)
 
     def step(t: Array, q: Array, keys: Array, key: Array, values: Array, value: Array) -> Array:

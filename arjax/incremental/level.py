@@ -45,7 +45,7 @@ class Flip(Exception):
     """The other operand of a product has the axis of positions."""
 
 
-class Period(Exception):
+class LongerPeriod(Exception):
     """A step has to have a multiple of so many positions."""
 
 
@@ -186,17 +186,17 @@ class Level:
             for width, deps in zip(like.piece_sizes(), zip(*columns, strict=True), strict=True)
         ]
         prefix = None
-        if like.off < 0:
+        if like.lag < 0:
             firsts = [
-                a.prefix if isinstance(a, Tracked) else a.value if place is None else a.slice(place, 0, -like.off)
+                a.prefix if isinstance(a, Tracked) else a.value if place is None else a.slice(place, 0, -like.lag)
                 for a, place in zip(operands, places, strict=True)
             ]
-            prefix = function(-like.off, *firsts)
+            prefix = function(-like.lag, *firsts)
         of_history = next((a for a in tracked if a.history is not None), like)
         return Tracked(
             pieces,
             axis,
-            like.off,
+            like.lag,
             tuple(shape),
             dtype,
             prefix,
@@ -257,11 +257,11 @@ class Loop(Level):
                 break
             except Flip as flip:
                 self.flips.add(flip.args[0])
-            except Period as period:
+            except LongerPeriod as period:
                 self.width = math.lcm(self.width, period.args[0])
                 if self.length % self.width:
                     raise ValueError(
-                        f"a network with a period of {self.width} positions wants an axis {axis} that it divides, "
+                        f"an axis {axis} that the network's period of {self.width} positions divides is wanted, "
                         f"got {self.length}"
                     ) from None
         self.outs = [self.ended(out) if isinstance(out, Tracked) else out for out in self.outs]
@@ -280,7 +280,7 @@ class Loop(Level):
     def count(self, rate: int) -> int:
         """Indices at a step of an array with so many positions for each."""
         if self.width % rate:
-            raise Period(math.lcm(self.width, rate))
+            raise LongerPeriod(math.lcm(self.width, rate))
         return self.width // rate
 
     def with_whole(self, eqn: Any, ins: list[Value], outs: list[Value]) -> list[Value]:
@@ -302,8 +302,8 @@ class Loop(Level):
         tracked = [a for a in operands if isinstance(a, Tracked)]
         if len({len(a.pieces) for a in tracked}) > 1:
             raise NoRule("arrays with different strides meet along the axis of positions")
-        off = max(a.off for a in tracked)
-        return [self.delayed(a, off - a.off) if isinstance(a, Tracked) else a for a in operands]
+        lag = max(a.lag for a in tracked)
+        return [self.delayed(a, lag - a.lag) if isinstance(a, Tracked) else a for a in operands]
 
     def parts(self, const: Const, axis: int, like: Tracked) -> list[Node]:
         """The slices of a constant for the present step."""
@@ -314,10 +314,10 @@ class Loop(Level):
         clock = self.part_clock if const.of_part else self.clock
 
         def at(t: Any, j: int, width: int) -> Any:
-            index = t * count + int(j - like.off)
-            return const.slice(axis, jnp.maximum(index, 0) if like.off > j else index, width)
+            index = t * count + int(j - like.lag)
+            return const.slice(axis, jnp.maximum(index, 0) if like.lag > j else index, width)
 
-        if count == 1 or like.off:
+        if count == 1 or like.lag:
             return [Node(lambda t, j=j: at(t, j, 1), [clock]) for j in range(count)]
         step = Node(lambda t: at(t, 0, count), [clock])
         return [Node(lambda x, j=j: x[along(axis, j, j + 1)], [step]) for j in range(count)]
@@ -333,7 +333,7 @@ class Loop(Level):
 
     def memory(self, kind: type, a: Tracked) -> Any:
         """The memory of an array, one of each kind."""
-        key = kind, a.axis, a.off, *a.pieces
+        key = kind, a.axis, a.lag, *a.pieces
         if key not in self.readers:
             self.readers[key] = kind(self, a)
         return self.readers[key]
@@ -342,15 +342,15 @@ class Loop(Level):
         """The array, lagging so many indices more behind the input."""
         if steps == 0:
             return a
-        off = a.off + steps
-        prefix = a.prefix[along(a.axis, 0, -off)] if off < 0 else None
-        return replace(a, pieces=self.taps(a, [j - steps for j in range(len(a.pieces))]), off=off, prefix=prefix)
+        lag = a.lag + steps
+        prefix = a.prefix[along(a.axis, 0, -lag)] if lag < 0 else None
+        return replace(a, pieces=self.taps(a, [j - steps for j in range(len(a.pieces))]), lag=lag, prefix=prefix)
 
     def ended(self, a: Tracked) -> Tracked:
         """Nothing is early that need not be: an array no longer than the event waits for its positions."""
         assert a.axis is not None
-        early = a.off < 0 and a.shape[a.axis] * self.rate(a) <= self.length
-        return self.delayed(a, -a.off) if early else a
+        early = a.lag < 0 and a.shape[a.axis] * self.rate(a) <= self.length
+        return self.delayed(a, -a.lag) if early else a
 
     def strided(self, a: Tracked, start: int, stride: int) -> tuple[int, list[int]]:
         """For indices `start`, `start + stride`, ... of an array: the lag, and the places of those of a step.
@@ -358,20 +358,20 @@ class Loop(Level):
         Nothing is early unless the array is: then it waits for its positions or to be used.
         """
         count = self.count(self.rate(a) * stride)
-        ahead = start + a.off + (count - 1) * stride - (len(a.pieces) - 1)
-        off = int(-(-ahead // stride))
-        return off, [start + a.off - off * stride + j * stride for j in range(count)]
+        ahead = start + a.lag + (count - 1) * stride - (len(a.pieces) - 1)
+        lag = int(-(-ahead // stride))
+        return lag, [start + a.lag - lag * stride + j * stride for j in range(count)]
 
     def masked(self, a: Tracked, value: Any, before: bool, after: bool) -> Tracked:
         """The array with `value` at indices that it does not have, where a step may compute such."""
         assert a.axis is not None
         length, count = a.shape[a.axis], len(a.pieces)
-        low, high = before and a.off > 0, after and (length + a.off) * self.rate(a) < self.length
+        low, high = before and a.lag > 0, after and (length + a.lag) * self.rate(a) < self.length
         if not (low or high):
             return a
 
         def function(t: Any, x: Any, j: int) -> Any:
-            index = t * count - a.off + j
+            index = t * count - a.lag + j
             there = index >= 0 if low else index < length
             if low and high:
                 there &= index < length
@@ -387,17 +387,17 @@ class Loop(Level):
         assert a.axis is not None
         axis, length = a.axis, a.shape[a.axis] + before + after
         a = self.masked(a, value, before > 0, after > 0)
-        off, prefix, entire = a.off - before, None, a.whole
-        if off < 0:
-            first = jnp.full(resized(a.shape, axis, min(max(before, 0), -off)), value, a.dtype)
+        lag, prefix, entire = a.lag - before, None, a.whole
+        if lag < 0:
+            first = jnp.full(resized(a.shape, axis, min(max(before, 0), -lag)), value, a.dtype)
             if a.prefix is not None:
                 first = jnp.concatenate([first, a.prefix[along(axis, max(-before, 0), None)]], axis)
-            prefix = first[along(axis, 0, -off)]
+            prefix = first[along(axis, 0, -lag)]
         if entire is not None:
             config = [(before, max(after, 0), 0) if i == axis else (0, 0, 0) for i in range(len(a.shape))]
             entire = Node(lambda x: lax.pad(x, jnp.asarray(value, x.dtype), config), [entire])
         out = self.ended(
-            replace(a, off=off, prefix=prefix, shape=resized(a.shape, axis, length), whole=entire)
+            replace(a, lag=lag, prefix=prefix, shape=resized(a.shape, axis, length), whole=entire)
         )  # its memory may hold what is cropped
         if entire is None or after >= 0:
             return out

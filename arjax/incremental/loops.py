@@ -24,7 +24,7 @@ Draw = Callable[[Array, Any], tuple[Array, Any]]
 """`draw(params, plan) -> (x, kept)`: values of some positions, and arrays of their shape to hand out."""
 
 DrawRow = Callable[[Callable[[Array], tuple[Array, Any]], Any], tuple[Array, Any, Any]]
-"""`draw_row(function, plan) -> (x, kept, beside)` of a whole row, of which `function(x) -> (params, beside)`."""
+"""`draw_row(function, plan) -> (x, kept, aux)` of a whole row, of which `function(x) -> (params, aux)`."""
 
 
 class NotCausal(ValueError):
@@ -87,8 +87,8 @@ def check(level: Level, inner: bool) -> None:
         raise NotCausal(
             f"the parameters have the positions on axis {out.axis}, wanted axis {level.axis} of the input"
         )
-    if out.off > 0:
-        seen = out.off - (out.pieces[0].last < 0)
+    if out.lag > 0:
+        seen = out.lag - (out.pieces[0].last < 0)
         what = f"position i + {seen}" if seen else "itself"
         raise NotCausal(f"not causal along axis {level.axis}: position i sees {what}; {out.blame}")
     for p, target in enumerate(targets_of(level)):
@@ -123,7 +123,7 @@ def emitted(level: Level, out: Any) -> bool:
     return (
         isinstance(out, Tracked)
         and isinstance(level, Loop)
-        and out.off == 0
+        and out.lag == 0
         and out.history is None
         and out.shape[out.axis] * level.rate(out) == level.length
     )
@@ -259,8 +259,8 @@ class Period:
             return compute([target, *arrays], {**memo, source: x})
 
         def row(x: Array) -> tuple[Array, list[Array]]:
-            params, *beside = position(x)
-            return params, beside
+            params, *aux = position(x)
+            return params, aux
 
         example = self.level.example
         part = jax.ShapeDtypeStruct(resized(example.shape, self.level.axis, 1), example.dtype)

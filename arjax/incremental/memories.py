@@ -1,4 +1,4 @@
-"""What a loop remembers of the arrays of a step: windows, rings, everything so far, states.
+"""What a loop remembers of the arrays of a step: windows, ring buffers, key and value caches, states.
 
 A memory is a source of the step, read through `node`, and `new`, what it holds at the next step. It begins as
 `initial()`, or, where a prompt is known, as `after(whole, steps)` from the parallel pass over it.
@@ -92,12 +92,12 @@ class Window(Memory):
     def initial(self) -> Array:
         """Zeros, and what is known before the first step."""
         a = self.array
-        known = self._empty(0) if a.off >= 0 else a.prefix
-        return self._latest(known, -a.off if a.off < 0 else 0, self.span)
+        known = self._empty(0) if a.lag >= 0 else a.prefix
+        return self._latest(known, -a.lag if a.lag < 0 else 0, self.span)
 
     def after(self, whole: Array, steps: int) -> Array:
         """The latest indices of `whole`."""
-        return self._latest(whole, steps * self.count - self.array.off, self.span)
+        return self._latest(whole, steps * self.count - self.array.lag, self.span)
 
 
 class Ring(Memory):
@@ -132,7 +132,7 @@ class Ring(Memory):
 
         def at(held: Array, t: Array, piece: Array) -> Array:
             place = places[t - lag]
-            return jnp.where(place == t - self.array.off, piece, self._at(held, place + self.array.off))
+            return jnp.where(place == t - self.array.lag, piece, self._at(held, place + self.array.lag))
 
         return Node(at, [self.node, self.loop.clock, *self.array.pieces])
 
@@ -159,20 +159,20 @@ class Ring(Memory):
     def initial(self) -> Array:
         """Zeros, and what is known before the first step."""
         a = self.array
-        known = self._empty(0) if a.off >= 0 else a.prefix
-        return self._arranged(self._latest(known, -a.off if a.off < 0 else 0, self.slots), 0)
+        known = self._empty(0) if a.lag >= 0 else a.prefix
+        return self._arranged(self._latest(known, -a.lag if a.lag < 0 else 0, self.slots), 0)
 
     def after(self, whole: Array, steps: int) -> Array:
         """The latest indices of `whole`."""
         end = steps * self.count
-        return self._arranged(self._latest(whole, end - self.array.off, self.slots), end)
+        return self._arranged(self._latest(whole, end - self.array.lag, self.slots), end)
 
 
-class Everything(Memory):
-    """All indices so far, or the latest that there is room for; the present one comes after it is read.
+class KVCache(Memory):
+    """The keys or the values of all positions so far, or of the latest that there is room for.
 
-    One for each step; zeros stand for those to come. Kept as a batch of matrices that products read as they are,
-    in which an index has `stride` rows or columns.
+    One for each step, written after it is read; zeros stand for those to come. Kept as a batch of matrices that
+    products read as they are, in which an index has `stride` rows or columns.
     """
 
     def __init__(self, loop: "Loop", array: Tracked, axis: int, shape: tuple[int, ...], stride: int, arrange: Any):
@@ -182,7 +182,7 @@ class Everything(Memory):
         self.new = Node(self._written, [self.node, loop.clock, loop.inputs[-1], *array.pieces])
 
     def _written(self, held: Array, t: Array, drawn: Array, piece: Array) -> Array:
-        start = (t - self.array.off) * self.stride
+        start = (t - self.array.lag) * self.stride
         return written(held, self.arrange(piece), start, self.shape[self.place], self.place, drawn)
 
     def initial(self) -> Array:
@@ -191,7 +191,7 @@ class Everything(Memory):
 
     def after(self, whole: Array, steps: int) -> Array:
         """The indices of `whole` that are known."""
-        end, slots = max(steps - self.array.off, 0), self.shape[self.place] // self.stride
+        end, slots = max(steps - self.array.lag, 0), self.shape[self.place] // self.stride
         held = self.initial()
         for first in range(0, end, slots):  # at most two of these remain, of each slot the latest
             if first + 2 * slots > end:
@@ -212,7 +212,7 @@ def written(held: Array, new: Array, start: Array, size: int, axis: int, drawn: 
     return lax.dynamic_update_slice(held, new, starts, allow_negative_indices=False)
 
 
-class Carried(Memory):
+class RecurrentState(Memory):
     """The state of a recurrence, from `first`; `new` is set by who computes it, `whole` is the last state."""
 
     def __init__(self, loop: "Loop", first: Any):

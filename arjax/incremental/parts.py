@@ -204,9 +204,9 @@ def concatenate(level: Parts, eqn: Any, ins: list[Any]) -> list[Value]:
     found = [after_each_other(ins, dimension, shape, eqn, stacked)]
     if len(axes) == 1 and (stacked or axes != {dimension}):
         (axis,) = axes
-        beside = axis + (stacked and dimension <= axis)
+        place = axis + (stacked and dimension <= axis)
         found.append(
-            level.local(ins, [axis] * len(ins), beside, shape, found[0].dtype, lambda _, *v: bind(eqn, *v))
+            level.local(ins, [axis] * len(ins), place, shape, found[0].dtype, lambda _, *v: bind(eqn, *v))
         )
     return [min(found, key=waiting)]
 
@@ -257,7 +257,7 @@ def dot_general(level: Parts, eqn: Any, ins: list[Any]) -> list[Value]:
     if a.axis in contract[k]:
         if len(contract[k]) > 1 or batch[k] or len(free[1 - k]) != 1:
             return level.joined_rule(eqn, ins)
-        return [kept_apart(level, eqn, a, other, k, shape)]
+        return [masked_product(level, eqn, a, other, k, shape)]
     axis = list(batch[k]).index(a.axis) if a.axis in batch[k] else len(batch[0]) + free[k].index(a.axis)
     if k and a.axis not in batch[k]:
         axis += len(free[0])
@@ -267,7 +267,7 @@ def dot_general(level: Parts, eqn: Any, ins: list[Any]) -> list[Value]:
     return [level.local(ins, places, axis, shape, dtype_of(eqn), lambda _, *v: bind(eqn, *v))]
 
 
-def kept_apart(level: Parts, eqn: Any, a: Tracked, other: Const, k: int, shape: tuple[int, ...]) -> Tracked:
+def masked_product(level: Parts, eqn: Any, a: Tracked, other: Const, k: int, shape: tuple[int, ...]) -> Tracked:
     """The product with a masked kernel: the columns that become known at the same time by one product each."""
     (contract, _), kernel = eqn.params["dimension_numbers"], other.value
     rows = contract[1 - k][0]

@@ -22,7 +22,7 @@ def _looped(
         level = looped(function, example, 1, context.facts, False, False)
     if level.bounded and not bounded:
         raise ValueError(
-            "a network that tells positions apart, or attends to all of them, wants the length of its sequences"
+            "the length of a sequence is wanted for a network that tells positions apart or attends to all of them"
         )
     if level.width > 1:
         raise ValueError(f"a network without strides is wanted, got one with a period of {level.width} positions")

@@ -191,16 +191,16 @@ def at_once(consts: Iterable[Const], size: int) -> Iterator[None]:
 class Tracked:
     """An array that depends on the input, as its pieces along one axis, each known at its own time.
 
-    In a loop a step has `len(pieces)` of its indices: at step t those from `t * len(pieces) - off` on. Without a
+    In a loop a step has `len(pieces)` of its indices: at step t those from `t * len(pieces) - lag` on. Without a
     loop the pieces are all there is, of any `sizes`; an array with a single time is one piece, and its axis None.
 
     Attributes:
         pieces: nodes, each of an index (or `sizes` of them) along `axis`.
         axis: where the positions lie; None of an array with a single time.
-        off: how many indices it lags behind the input; below 0 the first ones are known before the first step.
+        lag: how many indices it lags behind the input; below 0 the first ones are known before the first step.
         shape: of the whole array.
         dtype: of the array.
-        prefix: the first `-off` indices, if `off < 0`.
+        prefix: the first `-lag` indices, if `lag < 0`.
         sizes: of the pieces along the axis; None where all are 1.
         history: an axis with an index for every position, of which those that are not yet known hold anything.
         product: what made that axis: the name of a product of two tracked arrays.
@@ -214,7 +214,7 @@ class Tracked:
 
     pieces: list[Node]
     axis: Any
-    off: int
+    lag: int
     shape: tuple[int, ...]
     dtype: Any
     prefix: Any = None

@@ -37,8 +37,8 @@ class CausalConv(nn.Module):
         """Maps `Float[b, *spatial, in]` to `Float[b, *spatial, features]`."""
         if x.ndim != len(self.kernel_size) + 2:
             raise ValueError(
-                f"a kernel of {tuple(self.kernel_size)} wants (batch, {len(self.kernel_size)} axes, channels), "
-                f"got x of shape {x.shape}"
+                f"x: (batch, {len(self.kernel_size)} axes, channels) is wanted for a kernel of "
+                f"{tuple(self.kernel_size)}, got shape {x.shape}"
             )
         shape = (*self.kernel_size, x.shape[-1], self.features)
         kernel = self._masked(self.param("kernel", nn.initializers.lecun_normal(), shape, jnp.float32))

@@ -1,5 +1,6 @@
 """Dense layers whose connections are masked."""
 
+import dataclasses
 from typing import Any
 
 import flax.linen as nn
@@ -22,7 +23,7 @@ class MaskedDense(nn.Module):
     in_features: int
     features: int
     use_bias: bool = True
-    bias_init: Any = nn.initializers.zeros
+    bias_init: Any = dataclasses.field(default_factory=lambda: nn.initializers.zeros)  # else read as a method
     dtype: DTypeLike = jnp.float32
 
     def setup(self):

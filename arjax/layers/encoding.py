@@ -88,7 +88,7 @@ def coordinates(x: Array, shape: tuple[int, ...], dtype: DTypeLike = jnp.float32
     return jnp.asarray(np.resize(table, (x.shape[1], len(shape))), dtype)[None]
 
 
-def beside(h: Array, other: Array) -> Array:
+def concat_channels(h: Array, other: Array) -> Array:
     """The channels of `h` and after them those of `other`, the same for every example."""
     return jnp.concatenate([h, jnp.broadcast_to(other, (*h.shape[:-1], other.shape[-1]))], -1)
 

@@ -1,8 +1,16 @@
-"""The zoo: one paper, one file.
+"""The zoo: one paper, one file, whose first lines name the paper and every deviation from it.
 
-A model is a Linen module with the field `output`, its output distribution, and `__call__(x, cond=None, *,
-train=False)`: the parallel pass from data `(batch, *event)` to the parameters `(batch, *event, num_params)` of all
-conditionals. Everything else (likelihood, samplers, training, checkpoints) takes it as it is. A model also has
+**Where to start.** To read: `arjax.models.histogram`, `arjax.models.chain_rule`, `arjax.models.made`,
+`arjax.models.pixelcnn`, in this order. To use: images `arjax.models.gated_pixelcnn`, in colour
+`arjax.models.pixelcnnpp`; text and sound `arjax.models.transformer`, `arjax.models.wavenet`, `arjax.models.rnn`;
+binary vectors `arjax.models.made`. Models of several stages, each a model in itself, are
+`arjax.models.auxiliary`, `arjax.models.subscale`, `arjax.models.parallel_multiscale` and
+`arjax.models.multiscale_pixelrnn`.
+
+All have the field `output`, an output distribution, and the call `(x, cond=None, *, train=False)`, from data
+`(batch, *event)` to parameters `(batch, *event, output.num_params)`; the functions of `arjax` take them alike.
+
+A model may also have
 
 - `conditioning`, a module of `arjax.layers.conditioning`, if it can be conditioned: `Classes`, `Vector`, `Map`,
   `Deconvolution`, which makes a map of a vector, `Upsampling` of a series at a lower rate, or `Several` at once.

@@ -21,7 +21,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from arjax.drawing import Draw, Drawn, Part, Plan
+from arjax.decoding import Draw, Drawn, Part, Plan
 from arjax.layers import scale
 from arjax.models import stages
 
@@ -49,8 +49,8 @@ class Auxiliary(nn.Module):
         count = len(self.views) + 1
         if len(self.models) != count or len(self.contexts) != count - 1:
             raise ValueError(
-                f"{count - 1} views want {count} models and {count - 1} contexts, got {len(self.models)} and "
-                f"{len(self.contexts)}"
+                f"{count} models and {count - 1} contexts are wanted for {count - 1} views, "
+                f"got {len(self.models)} and {len(self.contexts)}"
             )
         if len({"x", *self._names()}) != count:
             raise ValueError(f"names of the views are wanted that differ, none of them x, got {self._names()}")

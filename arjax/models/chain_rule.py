@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from arjax.drawing import Draw, Drawn, Plan
+from arjax.decoding import Draw, Drawn, Plan
 from arjax.layers import one_hot
 
 

@@ -1,5 +1,6 @@
 """The learned histogram: one distribution per position and no input, the chain rule's first factor."""
 
+import dataclasses
 from typing import Any
 
 import flax.linen as nn
@@ -7,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from arjax.drawing import Draw, Drawn, Plan
+from arjax.decoding import Draw, Drawn, Plan
 
 
 class Histogram(nn.Module):
@@ -21,7 +22,9 @@ class Histogram(nn.Module):
 
     event: tuple[int, ...]
     output: Any
-    kernel_init: nn.initializers.Initializer = nn.initializers.zeros
+    kernel_init: nn.initializers.Initializer = dataclasses.field(  # else read as a method
+        default_factory=lambda: nn.initializers.zeros
+    )
 
     @nn.compact
     def __call__(self, x: Array, cond: None = None, *, train: bool = False) -> Array:

@@ -22,7 +22,7 @@ from jax import Array, lax
 from jax.typing import DTypeLike
 
 from arjax import distributions, masks, orderings
-from arjax.drawing import Draw, Drawn, Plan
+from arjax.decoding import Draw, Drawn, Plan
 from arjax.layers import MaskedDense, one_hot
 
 
@@ -60,7 +60,9 @@ class MADE(nn.Module):
     def setup(self):
         """Creates the layers. Raises `ValueError` if nothing connects the inputs to the outputs."""
         if not self.hidden and not self.direct:
-            raise ValueError("hidden=() wants direct=True, got direct=False: nothing would connect the variables")
+            raise ValueError(
+                "direct=True is wanted with hidden=(), got direct=False: nothing would connect the variables"
+            )
         widths = [self.size * self.code_length, *self.hidden, self.size * self.output.num_params]
         # The parameters of the first variable are biases alone: components that begin alike would stay alike.
         mixture = getattr(self.output, "num_mixtures", 1) > 1

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from arjax import parts
-from arjax.drawing import Draw, Drawn, Plan
+from arjax.decoding import Draw, Drawn, Plan
 from arjax.layers import scale
 from arjax.models import stages
 

@@ -26,7 +26,7 @@ from jax import Array
 from jax.typing import DTypeLike
 
 from arjax import distributions, masks, parts
-from arjax.drawing import Draw, Drawn, Plan
+from arjax.decoding import Draw, Drawn, Plan
 from arjax.layers import Context, Map, MaskedDense, check_images, check_size, condition, scale
 from arjax.models import stages
 

@@ -30,7 +30,7 @@ from jax.typing import DTypeLike
 from arjax import distributions, masks
 from arjax.incremental.custom import custom
 from arjax.incremental.level import NoRule
-from arjax.incremental.memories import Carried
+from arjax.incremental.memories import RecurrentState
 from arjax.incremental.rules.recurrence import chained
 from arjax.layers import CausalConv, MaskedDense, check_images, check_size, condition, entry_shift, scale, shift
 
@@ -77,9 +77,9 @@ def scan_diagonals(right: Array, left: Array, kernel: Array) -> tuple[Array, Arr
     """
 
     def next_diagonal(state: tuple[Array, Array], gates: Array) -> tuple[tuple[Array, Array], Array]:
-        beside, cell = state
-        above = jnp.pad(beside[:, :, :-1], ((0, 0), (0, 0), (1, 0), (0, 0)))
-        before = jnp.concatenate([above, beside], axis=-1)
+        last, cell = state
+        above = jnp.pad(last[:, :, :-1], ((0, 0), (0, 0), (1, 0), (0, 0)))
+        before = jnp.concatenate([above, last], axis=-1)
         hidden, cell = lstm(gates + _product("nbhi,nio->nbho", before, kernel), cell)
         return (hidden, cell), hidden
 
@@ -92,11 +92,11 @@ def scan_diagonals(right: Array, left: Array, kernel: Array) -> tuple[Array, Arr
 
 def scan_row(above: Array, gates: Array, kernel: Array) -> Array:
     """Hidden states of the next row, `Float[b, 1, w, f]`, from those above and the input-to-state part."""
-    of_above, of_beside = jnp.split(kernel, 2)
+    of_above, of_left = jnp.split(kernel, 2)
     gates = gates + _product("bhwi,io->bhwo", above, of_above)
 
     def next_pixel(state: tuple[Array, Array], gates: Array) -> tuple[tuple[Array, Array], Array]:
-        hidden, cell = lstm(gates + _product("bi,io->bo", state[0], of_beside), state[1])
+        hidden, cell = lstm(gates + _product("bi,io->bo", state[0], of_left), state[1])
         return (hidden, cell), hidden
 
     start = jnp.zeros_like(above[:, 0, 0])
@@ -112,7 +112,7 @@ def _row_by_row(level: Any, ins: list[Any]) -> list[Any]:
     results = []
     for a, own in zip(map(level.ended, gates), kernel.value, strict=True):
         shape = (*a.shape[:-1], a.shape[-1] // 4)
-        state = Carried(level, jnp.zeros((shape[0], 1, *shape[2:]), jnp.float32))
+        state = RecurrentState(level, jnp.zeros((shape[0], 1, *shape[2:]), jnp.float32))
 
         def next_row(above: Array, gates: Array, own: Array = own) -> tuple[Array, Array]:
             hidden = scan_row(above, gates, own)

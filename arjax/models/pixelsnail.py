@@ -25,7 +25,7 @@ from jax import Array
 from jax.typing import DTypeLike
 
 from arjax import distributions, orderings
-from arjax.layers import Attention, beside, check_images, condition, entry_shift, neighbours, scale, shift
+from arjax.layers import Attention, check_images, concat_channels, condition, entry_shift, neighbours, scale, shift
 from arjax.models.pixelcnnpp import WeightNorm, dense
 
 AROUND = ((-1, -1), (-1, 0), (0, -1), (0, 0))
@@ -92,12 +92,12 @@ class AttentionBlock(nn.Module):
         norm = partial(WeightNorm, dense, dtype=self.dtype)
         block = partial(Residual, dense, dropout=self.dropout, dtype=self.dtype)
         before, present = places
-        content = beside(jnp.concatenate([pixels, shift(h, axis=1)], -1), before)
+        content = concat_channels(jnp.concatenate([pixels, shift(h, axis=1)], -1), before)
         content = block(content.shape[-1])(content, train)
         keys, values = jnp.split(
             norm(self.key_features + self.value_features)(content), [self.key_features], axis=-1
         )
-        queries = beside(h, present)
+        queries = concat_channels(h, present)
         queries = norm(self.key_features)(block(queries.shape[-1])(queries, train))
         attended = Attention(self.size)(queries, keys, values)
         return block(h.shape[-1])(h, train, aside=attended)
@@ -135,7 +135,7 @@ class PixelSNAIL(nn.Module):
     def setup(self):
         """Creates the layers. Raises `ValueError` if the settings do not fit each other."""
         if not hasattr(self.output, "of_channels"):
-            raise ValueError(f"pixels want a mixture over all their channels, got {self.output}")
+            raise ValueError(f"a mixture over all channels of a pixel is wanted, got {self.output}")
         norm = partial(WeightNorm, dtype=self.dtype)
         ranks = self._pixel_ranks().reshape(self.event[:2])
         operation = partial(conv, table=orderings.neighbours(ranks, AROUND))

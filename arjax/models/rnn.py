@@ -19,9 +19,9 @@ from arjax import distributions
 from arjax.layers import (
     Embedding,
     Recurrent,
-    beside,
     check_length,
     check_sequences,
+    concat_channels,
     condition,
     coordinates,
     entry_shift,
@@ -84,7 +84,7 @@ class RNN(nn.Module):
             if bias is not None:
                 h = h + bias
             if i == 0 and self.positions is not None:
-                h = beside(h, coordinates(x, self.positions, self.dtype))
+                h = concat_channels(h, coordinates(x, self.positions, self.dtype))
             h = layer(h)
         return self.head(self.dropping(h, deterministic=not train)).astype(jnp.float32)
 

@@ -16,7 +16,7 @@ import numpy as np
 from jax import Array
 
 from arjax.checks import readable
-from arjax.drawing import Drawn, Plan
+from arjax.decoding import Drawn, Plan
 from arjax.layers import condition
 
 

@@ -26,7 +26,7 @@ import numpy as np
 from jax import Array, lax
 
 from arjax import distributions, parts
-from arjax.drawing import Draw, Drawn, Part, Plan, undrawn
+from arjax.decoding import Draw, Drawn, Part, Plan, undrawn
 from arjax.layers import ABSENT, condition, scale
 from arjax.models import stages
 

@@ -19,9 +19,9 @@ from arjax import distributions
 from arjax.layers import (
     CausalConv,
     Embedding,
-    beside,
     check_length,
     check_sequences,
+    concat_channels,
     condition,
     coordinates,
     entry_shift,
@@ -79,7 +79,7 @@ class TemporalConv(nn.Module):
         check_length(context, x)
         h = self.embedding(entry_shift(x, 1, self.output.levels))
         if self.positions is not None:
-            h = beside(h, coordinates(x, self.positions, self.dtype))
+            h = concat_channels(h, coordinates(x, self.positions, self.dtype))
         h = self.first(h)
         for conv, bias in zip(self.convs, context, strict=True):
             y = conv(self.dropping(nn.relu(h), deterministic=not train))

@@ -148,13 +148,13 @@ class Transformer(nn.Module):
             raise ValueError(f"positions are 'learned' or 'rotary', got {self.positions!r}")
         if self.positions == "rotary" and self.features // self.num_heads < 2 * len(self.places):
             raise ValueError(
-                f"rotary positions of {len(self.places)} axes want heads of {2 * len(self.places)} channels or "
-                f"more, got {self.features // self.num_heads}"
+                f"heads of {2 * len(self.places)} channels or more are wanted for rotary positions of "
+                f"{len(self.places)} axes, got {self.features // self.num_heads}"
             )
         if self.channels and self.event[-1:] != (self.channels,):
             raise ValueError(f"{self.channels} channels are the last axis of an event, got {self.event}")
         if self.channels and not hasattr(self.output, "of_channels"):
-            raise ValueError(f"pixels want a mixture over all their channels, got {self.output}")
+            raise ValueError(f"a mixture over all channels of a pixel is wanted, got {self.output}")
         if self.ordering is not None and self.order_agnostic:
             raise ValueError("an order-agnostic model has no ordering")
 

@@ -59,21 +59,21 @@ class Convolution:
         if rate * stride % up:
             raise NoRule(f"{level.where(self.eqn)} makes more of {level.named_axis([a])}, than there are")
         level.count(rate * stride)  # asks for a period that the strides divide
-        a = level.masked(a, 0, before > 0 or a.off > 0, after > 0)
+        a = level.masked(a, 0, before > 0 or a.lag > 0, after > 0)
         n = len(a.pieces)
         count = n * up // stride
         if count * stride != n * up:
             raise NoRule(f"{level.where(self.eqn)}: strides do not divide each other")
-        ahead = (count - 1) * stride - before + (taps - 1) * self.dilation + (a.off - n) * up + 1
-        off = max(int(-(-ahead // stride)), 0)
+        ahead = (count - 1) * stride - before + (taps - 1) * self.dilation + (a.lag - n) * up + 1
+        lag = max(int(-(-ahead // stride)), 0)
         pieces = []
         for j in range(count):
-            first = j * stride - off * stride - before + a.off * up
+            first = j * stride - lag * stride - before + a.lag * up
             places = [(k, first + k * self.dilation) for k in range(taps)]
             pieces.append(self.piece(a, [(k, q // up) for k, q in places if q % up == 0]))
         shape, axis = shape_of(self.eqn), self.d.out_spec[2 + self.s]
         out = replace(
-            a, pieces=pieces, axis=axis, off=off, shape=shape, dtype=dtype_of(self.eqn), prefix=None, whole=None
+            a, pieces=pieces, axis=axis, lag=lag, shape=shape, dtype=dtype_of(self.eqn), prefix=None, whole=None
         )
         lookahead = (taps - 1) * self.dilation - before
         return blamed(

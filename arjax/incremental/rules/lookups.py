@@ -90,18 +90,17 @@ def looked_up(level: Loop, eqn: Any, a: Tracked, places: np.ndarray, shape: tupl
     here = (places >= 0) & (places < n)
     if level.width > 1 or not here.any():
         raise NoRule(f"{level.where(eqn)} takes positions in another order, in a network with strides")
-    a = level.delayed(a, max(-a.off, 0))
-    lag = int((places + a.off - np.arange(len(places)))[here].max())
-    off = max(lag, 0)
+    a = level.delayed(a, max(-a.lag, 0))
+    lag = max(int((places + a.lag - np.arange(len(places)))[here].max()), 0)
     level.bounded = True
-    node = level.memory(Ring, a).read_from(np.clip(places, 0, n - 1).astype(np.int32), off)
+    node = level.memory(Ring, a).read_from(np.clip(places, 0, n - 1).astype(np.int32), lag)
     if eqn.params["mode"] == lax.GatherScatterMode.FILL_OR_DROP and not here.all():
         fill, there = eqn.params["fill_value"], jnp.asarray(here)
         if fill is None and not jnp.issubdtype(a.dtype, jnp.inexact):
             raise NoRule(f"{level.where(eqn)} takes integers from positions out of range")
         fill = jnp.nan if fill is None else fill
-        node = Node(lambda t, x: jnp.where(there[t - off], x, jnp.asarray(fill, x.dtype)), [level.clock, node])
-    out = replace(a, pieces=[node], off=off, shape=shape, whole=None)
+        node = Node(lambda t, x: jnp.where(there[t - lag], x, jnp.asarray(fill, x.dtype)), [level.clock, node])
+    out = replace(a, pieces=[node], lag=lag, shape=shape, whole=None)
     return blamed(level, eqn, out, lag > 0, f"takes {level.named_axis([a])}, {lag} ahead")
 
 

@@ -9,7 +9,7 @@ import numpy as np
 from jax import Array, lax
 
 from arjax.incremental.level import Loop, NoRule, bind, dtype_of, free_axes, shape_of
-from arjax.incremental.memories import Everything
+from arjax.incremental.memories import KVCache
 from arjax.incremental.rules.common import (
     finished,
     flipped,
@@ -49,7 +49,7 @@ def dot_general(level: Loop, eqn: Any, ins: list[Any]) -> list[Value]:
             zeros = other.zeros(level.facts)
             for free in frees[1 - k]:
                 if other.shape[free] == other.shape[summed] > 1 and triangular(zeros, free, summed):
-                    pieces = level.parts(other, free, level.delayed(a, max(-a.off, 0)))
+                    pieces = level.parts(other, free, level.delayed(a, max(-a.lag, 0)))
                     mixing = Tracked(pieces, free, 0, other.shape, other.dtype, history=summed, hidden="zero")
                     return dot_general(level, eqn, [mixing if i != k else a for i in range(2)])
         if a.axis in contract[k]:
@@ -75,15 +75,15 @@ def dot_general(level: Loop, eqn: Any, ins: list[Any]) -> list[Value]:
             if a.axis in contract[k]:
                 raise NoRule(f"{level.where(eqn)} sums over {level.named_axis(ins)}")
             finished(level, a, eqn, "zero")
-            a, node = with_everything(level, eqn, ins, k, frees)
-            return [Tracked([node], place_of(eqn, frees, k, a.axis), a.off, shape, dtype, blame=a.blame)]
+            a, node = with_cache(level, eqn, ins, k, frees)
+            return [Tracked([node], place_of(eqn, frees, k, a.axis), a.lag, shape, dtype, blame=a.blame)]
     if x.history is None and y.history is None and x.axis in frees[0] and y.axis in frees[1]:
         k = 1 if number in level.flips else 0
         other = ins[1 - k]
-        a, node = with_everything(level, eqn, ins, k, frees)
+        a, node = with_cache(level, eqn, ins, k, frees)
         axis, history = place_of(eqn, frees, k, a.axis), place_of(eqn, frees, 1 - k, other.axis)
-        out = Tracked([node], axis, a.off, shape, dtype, blame=a.blame)
-        return [replace(out, history=history, product=number, hidden=None, lead=a.off - other.off)]
+        out = Tracked([node], axis, a.lag, shape, dtype, blame=a.blame)
+        return [replace(out, history=history, product=number, hidden=None, lead=a.lag - other.lag)]
     for k, a in enumerate(ins):
         if a.axis in contract[k]:
             flipped(level, a)
@@ -95,16 +95,14 @@ def triangular(zeros: np.ndarray | None, rows: int, columns: int) -> bool:
     return zeros is not None and not np.triu(~np.moveaxis(zeros, (rows, columns), (-2, -1)), 1).any()
 
 
-def with_everything(
-    level: Loop, eqn: Any, ins: Sequence[Any], k: int, frees: list[list[int]]
-) -> tuple[Tracked, Node]:
+def with_cache(level: Loop, eqn: Any, ins: Sequence[Any], k: int, frees: list[list[int]]) -> tuple[Tracked, Node]:
     """The product of operand `k` with all positions so far of the other one, and zeros for those to come.
 
     They are kept as a batch of matrices `[batch, contracted, free]`; the product with the present one is added.
     """
     a, other = ins[k], ins[1 - k]
-    other = level.delayed(other, max(-other.off, 0))
-    a = level.delayed(a, max(other.off - a.off, 0))
+    other = level.delayed(other, max(-other.lag, 0))
+    a = level.delayed(a, max(other.lag - a.lag, 0))
     contract, batch = eqn.params["dimension_numbers"]
     pairs = sorted(zip(contract[1 - k], contract[k], strict=True), key=lambda pair: pair[0] != other.axis)
     theirs, own = ([int(axis) for axis in axes] for axes in zip(*pairs, strict=True))
@@ -119,9 +117,9 @@ def with_everything(
         sizes[axis] = x.shape[other.axis] * stride
         return lax.transpose(x, order).reshape(sizes)
 
-    key = "everything", tuple(order), axis, other.off, *other.pieces
+    key = "cache", tuple(order), axis, other.lag, *other.pieces
     if key not in level.readers:
-        level.readers[key] = Everything(level, other, axis, (b, inner, n), stride, matrices)
+        level.readers[key] = KVCache(level, other, axis, (b, inner, n), stride, matrices)
     memory = level.readers[key]
     level.bounded = True
     first = len(batch[0])
@@ -136,7 +134,7 @@ def with_everything(
     def product(t: Array, x: Array, held: Array, own: Array) -> Array:
         sizes = [x.shape[i] for i in (*batch[k], *frees[k])] + [other.shape[i] for i in free]
         x, own = lax.transpose(x, own_order).reshape(b, -1, inner), matrices(own)
-        here = (t - other.off) * stride
+        here = (t - other.lag) * stride
         if axis == 1:
             out = dot(x, held) + dot(lax.dynamic_slice_in_dim(x, here, stride, 2), own)
         else:

@@ -12,7 +12,7 @@ import numpy as np
 from jax import lax
 
 from arjax.incremental.level import Level, Loop, NoRule, bind, whole
-from arjax.incremental.memories import Carried
+from arjax.incremental.memories import RecurrentState
 from arjax.incremental.parts import Parts
 from arjax.incremental.rules.common import (
     each,
@@ -55,15 +55,15 @@ def total(level: Loop, eqn: Any, a: Tracked) -> Tracked:
     """A running total, kept from step to step."""
     assert a.axis is not None
     name = eqn.primitive.name
-    a, combine = level.delayed(a, max(-a.off, 0)), TOTALS[name]
-    if a.off:
+    a, combine = level.delayed(a, max(-a.lag, 0)), TOTALS[name]
+    if a.lag:
         raise NoRule(f"{level.where(eqn)}: a total of what lags behind")
     if jnp.issubdtype(a.dtype, jnp.inexact):
         least, most = -jnp.inf, jnp.inf
     else:
         least, most = (getattr(jnp.iinfo(a.dtype), end) for end in ("min", "max"))
     nothing = {"cumsum": 0, "cumprod": 1, "cummin": most}.get(name, least)
-    state = Carried(level, jnp.full(resized(a.shape, a.axis, 1), nothing, a.dtype))
+    state = RecurrentState(level, jnp.full(resized(a.shape, a.axis, 1), nothing, a.dtype))
     pieces, last = [], state.node
     for piece in a.pieces:
         last = Node(combine, [last, piece])
@@ -102,14 +102,14 @@ def scan(level: Loop, eqn: Any, ins: list[Any]) -> list[Value]:
     if p["reverse"]:
         raise NoRule(f"{level.where(eqn)} goes through {level.named_axis(ins)}, backwards")
     tracked = [a for a in xs if isinstance(a, Tracked)]
-    if any(a.off > 0 or len(a.pieces) != len(tracked[0].pieces) for a in tracked):
+    if any(a.lag > 0 or len(a.pieces) != len(tracked[0].pieces) for a in tracked):
         raise NoRule(f"{level.where(eqn)}: the operands of a recurrence are not there at the same time")
-    tracked = [level.delayed(a, max(-a.off, 0)) for a in tracked]
+    tracked = [level.delayed(a, max(-a.lag, 0)) for a in tracked]
     of = iter(tracked)
     xs = [next(of) if isinstance(a, Tracked) else a for a in xs]
     body, values = jax.extend.core.jaxpr_as_fun(_closed(p["jaxpr"])), [a.value for a in consts]
     columns = [a.pieces if isinstance(a, Tracked) else level.parts(a, 0, tracked[0]) for a in xs]
-    states = [Carried(level, jnp.asarray(a.value)) for a in carry]
+    states = [RecurrentState(level, jnp.asarray(a.value)) for a in carry]
 
     def step(*v: Any) -> list[Any]:
         outs = body(*values, *v[:num_carry], *[x[0] for x in v[num_carry:]])
@@ -122,7 +122,7 @@ def scan(level: Loop, eqn: Any, ins: list[Any]) -> list[Value]:
         for i, state in enumerate(states):
             state.whole = Node(lambda v, i=i: v[i], [entire])
     late: list[Value] = [Late(f"{level.where(eqn)}: the last state of a recurrence over positions")] * num_carry
-    like = replace(tracked[0], axis=0, off=0, prefix=None, whole=None)
+    like = replace(tracked[0], axis=0, lag=0, prefix=None, whole=None)
     return late + [
         replace(like, pieces=pieces, shape=tuple(v.aval.shape), dtype=v.aval.dtype)
         for pieces, v in zip(ys, eqn.outvars[num_carry:], strict=True)
@@ -130,7 +130,7 @@ def scan(level: Loop, eqn: Any, ins: list[Any]) -> list[Value]:
 
 
 def chained(
-    states: Sequence[Carried], columns: Sequence[Any], step: Callable[..., Any], count: int
+    states: Sequence[RecurrentState], columns: Sequence[Any], step: Callable[..., Any], count: int
 ) -> list[list[Node]]:
     """The pieces of `count` results of a recurrence, `step(*states, *slices) -> [*states, *results]`.
 

@@ -48,15 +48,15 @@ def reshape(level: Loop, eqn: Any, ins: list[Any]) -> list[Value]:
         if level.rate(a) % up:
             raise NoRule(f"{level.where(eqn)} makes more of {level.named_axis(ins)}, than there are")
         return [finer(level, a, up, axis, new, lambda x: x.reshape(resized(new, axis, up * x.shape[a.axis])))]
-    a = level.delayed(a, -a.off % down)
+    a = level.delayed(a, -a.lag % down)
     count = level.count(level.rate(a) * down)
 
     def group(*pieces: Any) -> Any:
         return jnp.concatenate(pieces, a.axis).reshape(resized(new, axis, 1))
 
     pieces = [Node(group, a.pieces[j * down : (j + 1) * down]) for j in range(count)]
-    prefix = a.prefix.reshape(resized(new, axis, -a.off // down)) if a.off < 0 else None
-    return [replace(a, pieces=pieces, axis=axis, off=a.off // down, shape=new, prefix=prefix, whole=None)]
+    prefix = a.prefix.reshape(resized(new, axis, -a.lag // down)) if a.lag < 0 else None
+    return [replace(a, pieces=pieces, axis=axis, lag=a.lag // down, shape=new, prefix=prefix, whole=None)]
 
 
 def regrouped(shape: Sequence[int], axis: int, new: Sequence[int]) -> tuple[int, int, int] | None:
@@ -78,8 +78,8 @@ def finer(level: Loop, a: Tracked, up: int, axis: int, shape: tuple[int, ...], f
         return lax.slice_in_dim(function(x), i, i + 1, axis=axis)
 
     pieces = [Node(lambda x, i=i: one(x, i), [piece]) for piece in a.pieces for i in range(up)]
-    prefix = function(a.prefix) if a.off < 0 else None
-    return replace(a, pieces=pieces, axis=axis, off=a.off * up, shape=shape, prefix=prefix, whole=None)
+    prefix = function(a.prefix) if a.lag < 0 else None
+    return replace(a, pieces=pieces, axis=axis, lag=a.lag * up, shape=shape, prefix=prefix, whole=None)
 
 
 @rule("slice")
@@ -104,12 +104,12 @@ def slice_(level: Loop, eqn: Any, ins: list[Any]) -> list[Value]:
     if stride == 1:
         out = a if (first, last) == (0, length) else level.padded(a, -first, last - length, 0)
         return [blamed(level, eqn, out, first > 0, f"takes {level.named_axis(ins)}, from position {first} on")]
-    off, places = level.strided(a, first, stride)
+    lag, places = level.strided(a, first, stride)
     prefix = None
-    if off < 0:
+    if lag < 0:
         prefix = a.prefix[along(axis, first, None)]
-        prefix = lax.slice_in_dim(prefix, 0, (-off - 1) * stride + 1, stride, axis)
-    out = replace(a, pieces=level.taps(a, places), off=off, shape=shape_of(eqn), prefix=prefix, whole=None)
+        prefix = lax.slice_in_dim(prefix, 0, (-lag - 1) * stride + 1, stride, axis)
+    out = replace(a, pieces=level.taps(a, places), lag=lag, shape=shape_of(eqn), prefix=prefix, whole=None)
     return [level.ended(out)]
 
 
@@ -170,7 +170,7 @@ def concatenate(level: Loop, eqn: Any, ins: list[Any]) -> list[Value]:
     here = [i for i, a in enumerate(ins) if isinstance(a, Tracked)]
     if len(here) == len(ins) > 1 and level.width == 1:
         return [pieced(level, ins, axis, shape)]
-    if len(here) != 1 or ins[here[0]].off:
+    if len(here) != 1 or ins[here[0]].lag:
         raise NoRule(f"{level.where(eqn)} puts several arrays after each other along {level.named_axis(ins)}")
     a, firsts, lasts = ins[here[0]], ins[: here[0]], ins[here[0] + 1 :]
     if lasts and a.shape[axis] * level.rate(a) < level.length:
@@ -179,26 +179,26 @@ def concatenate(level: Loop, eqn: Any, ins: list[Any]) -> list[Value]:
     entire = None
     if a.whole is not None:
         entire = Node(lambda x: lax.concatenate([*([] if prefix is None else [prefix]), x], axis), [a.whole])
-    off = -sum(f.shape[axis] for f in firsts)
-    out = level.ended(replace(a, off=off, prefix=prefix, shape=shape, whole=entire))
+    lag = -sum(f.shape[axis] for f in firsts)
+    out = level.ended(replace(a, lag=lag, prefix=prefix, shape=shape, whole=entire))
     return [out if not lasts else replace(out, whole=None)]
 
 
 def pieced(level: Loop, ins: Sequence[Tracked], axis: int, shape: tuple[int, ...]) -> Tracked:
     """Arrays after each other, of which one is there at a step."""
     starts = np.cumsum([0] + [a.shape[axis] for a in ins])[:-1].tolist()
-    off = max(a.off - s for a, s in zip(ins, starts, strict=True))
-    ins = [level.delayed(a, off + s - a.off) for a, s in zip(ins, starts, strict=True)]
+    lag = max(a.lag - s for a, s in zip(ins, starts, strict=True))
+    ins = [level.delayed(a, lag + s - a.lag) for a, s in zip(ins, starts, strict=True)]
 
     def piece(t: Any, *values: Any) -> Any:
         out = values[0]
         for s, v in zip(starts[1:], values[1:], strict=True):
-            out = jnp.where(t - off >= s, v, out)
+            out = jnp.where(t - lag >= s, v, out)
         return out
 
     level.bounded = True
     node = Node(piece, [level.clock, *(a.pieces[0] for a in ins)])
-    return replace(ins[0], pieces=[node], off=off, shape=shape, prefix=None, whole=None)
+    return replace(ins[0], pieces=[node], lag=lag, shape=shape, prefix=None, whole=None)
 
 
 @rule("stack")

@@ -1,4 +1,9 @@
-"""Drawing values from conditionals: the part of sampling that knows neither networks nor orders."""
+"""Decoding: what parameters of conditionals, noise and evidence become, position by position.
+
+The part of sampling that knows neither networks nor orders: temperature, nucleus, evidence, and the quantile of
+the noise. A sampler asks a `Draw` for the values of some positions, of a `Plan` that was made before it began, and
+is given what was `Drawn`.
+"""
 
 import dataclasses
 from collections.abc import Callable
@@ -40,7 +45,7 @@ def undrawn(levels: int | None) -> Any:
 def check_nucleus(output: Any) -> None:
     """Raises `ValueError` unless `top_p` can be asked of an output distribution."""
     if not hasattr(output, "nucleus"):
-        raise ValueError(f"top_p wants an output with a nucleus, such as Categorical, got {output}")
+        raise ValueError(f"top_p: an output with a nucleus, such as Categorical, is wanted, got {output}")
 
 
 class Plan(NamedTuple):
