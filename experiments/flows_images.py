@@ -3,9 +3,9 @@
 Command: python -m experiments.flows_images   (with --steps 1500 8 minutes on one CPU core)
          python -m experiments.flows_images mnist --data-dir DIR   (hours on a CPU)
 
-Bits/dim of a dequantised flow are an upper bound. Expect on the test set of the digits, after at most 1,500 of the
-3,000 steps: MAF 2.482 (worse than the per-position histogram, 2.400), RealNVP 2.057, TarFlow 2.122, which still fell;
-the class-conditional Gated PixelCNN of experiments.digits has 1.70.
+Bits/dim of a dequantised flow are an upper bound. Expect on the test set of the digits, after at most 1,500 of
+the 3,000 steps: MAF 2.482 (worse than the per-position histogram, 2.400), RealNVP 2.057, TarFlow 2.122, which
+still fell; the class-conditional Gated PixelCNN of experiments.digits has 1.70.
 
 Each model's folder holds checkpoints, metrics.jsonl, curves.png and samples.png.
 """

@@ -14,7 +14,8 @@ and add up. Expect on the test sets, in bits/dim:
 
 The folder then holds two runs and samples.png: in each row a gray image, drawn, and two colourings of it, for
 three examples of a class. The last row is of `--steps 240 --dropout 0.1`, a sixteenth of its training and 18
-minutes on one CPU core: far from converged. `cifar10-partial` has 3,200 images of CIFAR-10: comparable with nothing published.
+minutes on one CPU core: far from converged. `cifar10-partial` has 3,200 images of CIFAR-10: comparable with
+nothing published.
 """
 
 import dataclasses
