@@ -4,6 +4,7 @@ import dataclasses
 import importlib
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -309,6 +310,7 @@ def test_digest_is_of_the_arrays():
     assert provenance.digest(Windows(text, 2)) != provenance.digest(Windows(text, 2).take(slice(1)))
 
 
+@pytest.mark.skipif(shutil.which("git") is None, reason="git is missing")
 def test_commit(tmp_path, monkeypatch):
     monkeypatch.setattr(provenance, "__file__", str(tmp_path / "provenance.py"))
     monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
