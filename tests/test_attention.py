@@ -353,11 +353,11 @@ def test_centre_out():
         (lambda: Transformer((4,), Categorical(2), num_heads=4, num_key_heads=3), "3 heads of keys"),
         (lambda: Transformer((4,), Categorical(2), positions="none"), "'learned' or 'rotary'"),
         (lambda: Transformer((2, 2, 1), features=8, positions="rotary"), "heads of 6 channels"),
-        (lambda: Transformer((2, 2, 3), Categorical(2), 3), "a mixture over all their channels"),
+        (lambda: Transformer((2, 2, 3), Categorical(2), 3), "a mixture over all channels of a pixel"),
         (lambda: Transformer((2, 2, 3), DiscretizedLogisticMixture(), 2), "the last axis of an event"),
         (lambda: Transformer((4,), Categorical(2), ordering=(0, 1, 2, 2)), "each of 0..3 once"),
         (lambda: Transformer((4,), Categorical(2), ordering=(0,), order_agnostic=True), "has no ordering"),
-        (lambda: PixelSNAIL((2, 2, 1), Categorical(2)), "a mixture over all their channels"),
+        (lambda: PixelSNAIL((2, 2, 1), Categorical(2)), "a mixture over all channels of a pixel"),
     ],
 )
 def test_settings_that_do_not_fit(build, message):
