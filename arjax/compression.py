@@ -51,7 +51,7 @@ try:
 except ImportError:  # it comes with the extra "experiments"
     tqdm = None
 
-MAGIC, VERSION = b"arjax", 1
+MAGIC, VERSION = b"arjax", 2
 LANES = 256
 """Examples at once by default: at fewer, the calls of the coder cost as much as a small network."""
 CHUNK = 1024

@@ -170,9 +170,10 @@ class DiscretizedLogisticMixture:
     def masses(
         self, params: Float[Array, "... p"], low: Int[Array, "..."], size: int, count: int
     ) -> Float[Array, "... n"]:
-        """Probabilities of `count` ranges of `size` levels each, from the level `low` on, at the price of levels.
+        """Probabilities of `count` ranges of `size` levels each, from the level `low` on.
 
-        Levels beyond the last have none. The smallest underflow to 0, where `log_prob` is still finite.
+        A range costs no more than a level. Levels beyond the last have none. The smallest probabilities underflow
+        to 0, where `log_prob` is still finite.
         """
         logits, means, log_scales = (part[..., None, :] for part in self._components(params))
         number = jax.lax.broadcasted_iota(jnp.int32, (*low.shape, count + 1, 1), low.ndim)

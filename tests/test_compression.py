@@ -143,8 +143,8 @@ def test_a_file_of_something_else(file, monkeypatch):
         compression.decompress(model, variables, conditional, labels[::-1].copy())
     with pytest.raises(ValueError, match=r"begins with b'PK.*wanted b'arjax'"):
         compression.decompress(MODEL, VARIABLES, b"PK" + file)
-    monkeypatch.setattr(compression, "VERSION", 2)
-    with pytest.raises(ValueError, match="has version 1 of the format, wanted version 2"):
+    monkeypatch.setattr(compression, "VERSION", 3)
+    with pytest.raises(ValueError, match="has version 2 of the format, wanted version 3"):
         compression.decompress(MODEL, VARIABLES, file)
     monkeypatch.undo()
     monkeypatch.setattr(jax, "__version__", "0.0.1")

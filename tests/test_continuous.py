@@ -17,6 +17,7 @@ import arjax
 from arjax import training
 from arjax.continuous import LEAST, Logistic, Mixture, Normal
 from arjax.data import Dataset
+from arjax.flows import maf
 from arjax.models import MADE, RNN, Transformer, WaveNet
 
 DISTRIBUTIONS = [Normal(), Logistic(), Mixture(Normal(), 3), Mixture(Logistic(), 2)]
@@ -268,6 +269,20 @@ def test_npz_of_real_numbers(tmp_path):
     np.savez(tmp_path / "a.npz", x=np.random.default_rng(0).normal(size=(40, 3)))
     train, test = (arjax.data.load(tmp_path / "a.npz", split) for split in ("train", "test"))
     assert (len(train), len(test), train.levels) == (32, 4, None)
+
+
+@pytest.mark.parametrize("of_flow", [False, True])
+def test_components_of_the_first_variable_learn_apart(of_flow):
+    """Its parameters are biases alone: components that begin alike have the same gradient, and stay alike."""
+    x, mixture = np.float32([[-2], [2], [2]]), Mixture(Normal(), 2)
+    flow = maf((1,), num_layers=1, hidden=(4,), output=mixture, norm=None)
+    model = flow if of_flow else MADE((1,), mixture, (4,))
+    variables = arjax.modules.init(model, jax.random.key(0), x)
+    grads = jax.grad(lambda variables: arjax.log_prob(model, variables, x).sum())(variables)
+    (bias,) = (leaf for leaf in jax.tree.leaves(grads) if leaf.shape == (mixture.num_params,))
+    logits, means, log_scales = np.split(np.asarray(bias), 3)
+    for parameters in (logits, means, log_scales):
+        assert abs(parameters[0] - parameters[1]) > 1e-3
 
 
 @pytest.mark.parametrize("model", [MADE((3,), Mixture(Normal(), 2), (16,)), RNN(Normal(), features=8)])
