@@ -164,8 +164,9 @@ SPEEDS = (
     ),
     Speed(
         "hierarchies",
-        {"model": "multiscale", "side": 128},
-        "`ParallelMultiscale`, a 128x128 image, beside a `GatedPixelCNN` of equal size",
+        {"model": "tapered", "side": 128},
+        "`ParallelMultiscale`, half the channels after each doubling, a 128x128 image, beside a `GatedPixelCNN` "
+        "of equal size",
         "**{over_full:.1f} times** as fast: {calls} calls, {seconds:.3f} s",
     ),
 )
