@@ -2,7 +2,7 @@
 
 Command: python -m experiments.multiscale   (with --steps 800 half an hour on one shared CPU core)
 
-Both models, of equal size, are trained on binarized MNIST (28x28; without --data-dir or ARJAX_DATA_DIR it comes
+The models, of equal size, are trained on binarized MNIST (28x28; without --data-dir or ARJAX_DATA_DIR it comes
 from tensorflow-datasets). The hierarchy begins with 7x7 pixels and doubles them twice: 49 + 6 draws one after
 the other instead of 784. Expect on the test set after 800 of the 2,000 steps (histogram 205.79), with what
 training took there:
@@ -14,11 +14,11 @@ training took there:
 Then networks with random weights are timed, from 16x16 to 128x128 pixels, the full one by its cached sampler
 (`benchmarks.hierarchies`; on a busy machine the curves are not to be trusted).
 
-The folder then holds two runs, samples.png (a row of the full model's samples, then one of the hierarchy's, five
-times) and times.png.
+The folder then holds three runs, samples.png (a row of each model's samples, five times) and times.png.
 """
 
 import dataclasses
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +39,7 @@ class Config:
     """Settings of a run."""
 
     directory: Path = Path("runs/multiscale")
-    """Where both runs and the pictures go."""
+    """Where the runs and the pictures go."""
     data: str = "binarized_mnist"
     """Name of a data set of images of one channel, of sides that 4 divides."""
     data_dir: str | None = None
@@ -50,6 +50,8 @@ class Config:
     """Gated layers of the full model; the small image's has 4."""
     group_features: int = 20
     """Channels of the networks of the groups."""
+    tapered_features: tuple[int, int] = (26, 13)
+    """The same where they are fewer after the second doubling, for as many parameters."""
     group_blocks: int = 2
     """Residual blocks of each."""
     learning_rate: float = 2e-3
@@ -75,20 +77,18 @@ class Config:
 
 
 def main(config: Config) -> dict[str, float]:
-    """Trains or resumes both models, evaluates, times and draws. Returns test nats by model."""
-    tiny = {"features": 4, "num_layers": 2, "group_features": 4, "group_blocks": 1}
-    config = common.prepared(config, **tiny, batch_size=8, steps=2, eval_every=1, sides=(8, 16))
+    """Trains or resumes the models, evaluates, times and draws. Returns test nats by model."""
+    tiny = {"features": 4, "num_layers": 2, "group_features": 4, "tapered_features": (4, 2)}
+    config = common.prepared(config, **tiny, group_blocks=1, batch_size=8, steps=2, eval_every=1, sides=(8, 16))
     train, valid, test = common.load(config.data, config.data_dir, smoke=config.smoke)
     output = Bernoulli() if train.levels == 2 else Categorical(train.levels)
     head: dict[str, Any] = {"features": config.features, "head_features": 2 * config.features}
+    base = GatedPixelCNN(output, num_layers=4, **head)
+    multiscale = partial(ParallelMultiscale, base, num_doublings=2, num_blocks=config.group_blocks)
     models = {
         "Gated PixelCNN": GatedPixelCNN(output, num_layers=config.num_layers, **head),
-        "parallel multiscale": ParallelMultiscale(
-            GatedPixelCNN(output, num_layers=4, **head),
-            num_doublings=2,
-            features=config.group_features,
-            num_blocks=config.group_blocks,
-        ),
+        "parallel multiscale": multiscale(features=config.group_features),
+        "tapered multiscale": multiscale(features=config.tapered_features),
     }
     nats, samples = {"per-position histogram": common.histogram_nats(train, test)}, []
     for name, model in models.items():
@@ -102,10 +102,10 @@ def main(config: Config) -> dict[str, float]:
         config.directory / "samples.png",
         levels=train.levels,
         columns=10,
-        row_labels=["full", "multiscale"] * 5,
+        row_labels=["full", "multiscale", "tapered"] * 5,
     )
     draw_times(config)
-    print(f"\nboth runs, samples.png and times.png are in {config.directory}")
+    print(f"\nthe runs, samples.png and times.png are in {config.directory}")
     return common.record(config, nats, train, valid, test)
 
 
