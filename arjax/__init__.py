@@ -7,6 +7,7 @@ of the model, its variables and data:
 - the likelihood: `arjax.likelihood.log_prob` in nats, `arjax.likelihood.bits_per_dim`;
 - samples, completions and more likely samples: `arjax.sampling.sample`, `arjax.sampling.sample_from_noise`;
 - sequences in chunks: `arjax.streaming.start`, `arjax.streaming.extend`;
+- trained models: `arjax.pretrained.load`;
 - training: `arjax.training.fit`, or `arjax.training.train_step` in a loop of your own; `arjax.checkpoints.load`;
 - what a likelihood is for: `arjax.compression`, `arjax.anomaly`, `arjax.fisher`.
 
@@ -20,6 +21,7 @@ from arjax import continuous as continuous
 from arjax import distributions as distributions
 from arjax import flows as flows
 from arjax import models as models
+from arjax import pretrained as pretrained
 from arjax.incremental import NotCausal as NotCausal
 from arjax.incremental import check_causal as check_causal
 from arjax.likelihood import bits_per_dim as bits_per_dim

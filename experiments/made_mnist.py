@@ -43,6 +43,8 @@ class Config:
     """Where its files are; default $ARJAX_DATA_DIR."""
     hidden: tuple[int, ...] = (500,)
     """Widths of the hidden layers."""
+    direct: bool = True
+    """Direct connections from inputs to outputs beside the hidden layers."""
     order_agnostic: bool = False
     """A new order of the variables with every mask."""
     connectivity_agnostic: bool = False
@@ -93,7 +95,7 @@ def main(config: Config) -> dict[str, float]:
     model = MADE(
         train.event,
         hidden=config.hidden,
-        direct=True,
+        direct=config.direct,
         order_agnostic=config.order_agnostic,
         connectivity_agnostic=config.connectivity_agnostic,
         num_masks=config.num_masks,

@@ -202,7 +202,7 @@ def test_smoke(command, data_dir, tmp_path, monkeypatch):
 def test_listing():
     command = [sys.executable, "-m", "experiments"]
     listed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    for name in {*(command.split()[0] for command in CHECKS), "compression", "use"}:
+    for name in {*(command.split()[0] for command in CHECKS), "compression", "export", "use"}:
         title, _, _ = importlib.import_module(f"experiments.{name}").__doc__.partition("\n")
         assert any(f"python -m experiments.{name} " in line and title in line for line in listed.splitlines())
 
