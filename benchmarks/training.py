@@ -11,22 +11,35 @@ the batch weighs most: the overhead of a step, and the optimizer, which touches 
 - `flops` (JSON only): the step's, by XLA's account of the compiled program.
 - `device_peak_bytes`: the most the device has held since the program began, so only the first row's belongs
   to its own step; null where the device keeps no account, as a CPU.
+- `over_peer`: the peer's seconds / these, more than 1 where ours is faster. The peer is a plain PyTorch network of
+  the same sizes (`benchmarks.torch_networks`, extra "peer") with the same step: gradient, clipping, AdamW, moving
+  average. It runs in turns with ours, on as many threads as the process has cores, on a CPU in float32. Null where
+  torch is not installed and for other models.
 
 Models: those of `benchmarks.sampling`; parameters are float32, --dtype is that of the computation.
 """
 
+import importlib.util
+import os
 import sys
+from collections.abc import Callable
 from functools import partial
 from itertools import product
 from typing import Any
 
 import jax
+import numpy as np
 
 from arjax import training
 from benchmarks import common
 
 MODELS = {name: entry for name, entry in common.MODELS.items() if hasattr(entry[0], "dtype")}
-COLUMNS = ["model", "batch", "dtype", "seconds", "compile_seconds", "examples_per_second", "memory_bytes"]
+COLUMNS = [
+    *("model", "batch", "dtype", "seconds", "compile_seconds", "examples_per_second", "memory_bytes"),
+    *("peer_seconds", "over_peer"),
+]
+PEER = "torch"
+EMA_DECAY = 0.999
 
 
 def main(argv: list[str]) -> None:
@@ -52,7 +65,7 @@ def measure(
     data = {"x": common.random_data(model, event, batch)}
     optimizer = training.default_optimizer(1e-3, steps=10_000)
     state = training.create_state(model, optimizer, 0, data)
-    train_step = partial(training.train_step, model=model, optimizer=optimizer, ema_decay=0.999)
+    train_step = partial(training.train_step, model=model, optimizer=optimizer, ema_decay=EMA_DECAY)
     step, compile_seconds = common.compiled(jax.jit(train_step, donate_argnums=0), state, data)
 
     def run() -> Any:
@@ -60,7 +73,8 @@ def measure(
         state, metrics = step(state, data)
         return state, metrics
 
-    times, _ = common.fewest_seconds({"step": run}, seconds)
+    peer = peer_step(model, data["x"]) if dtype == "float32" and device.platform == "cpu" else None
+    times, _ = common.fewest_seconds({"step": run} | ({"peer": peer} if peer else {}), seconds)
     memory = step.memory_analysis()
     return {
         "seconds": times["step"],
@@ -74,7 +88,23 @@ def measure(
         ),
         "flops": (step.cost_analysis() or {}).get("flops"),
         "device_peak_bytes": (device.memory_stats() or {}).get("peak_bytes_in_use"),
+        "peer_seconds": times.get("peer"),
+        "over_peer": times["peer"] / times["step"] if peer else None,
     }
+
+
+def peer_step(model: Any, x: Any) -> Callable[[], float] | None:
+    """The training step of PyTorch's network like `model` on the data `x`, or None where there is none."""
+    if importlib.util.find_spec(PEER) is None:
+        return None
+    import torch
+
+    from benchmarks import torch_networks
+
+    if (network := torch_networks.NETWORKS.get(type(model))) is None or model.output not in torch_networks.OUTPUTS:
+        return None
+    torch.set_num_threads(len(os.sched_getaffinity(0)))
+    return torch_networks.train_step(network(model), np.asarray(x), EMA_DECAY)
 
 
 if __name__ == "__main__":

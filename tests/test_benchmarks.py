@@ -1,3 +1,4 @@
+import importlib
 import json
 from functools import partial
 
@@ -7,7 +8,7 @@ import pytest
 
 from arjax import sample_from_noise
 from arjax.layers import Map
-from arjax.models import GatedPixelCNN
+from arjax.models import GatedPixelCNN, PixelCNN, PixelCNNPP
 from benchmarks import attention, common, flows, hierarchies, image_models, sampling, training, wavenet
 from experiments import provenance
 
@@ -114,6 +115,52 @@ def test_training(capsys, dtype):
     assert row["compile_seconds"] > 0
     assert row["memory_bytes"] > 0
     assert "device_peak_bytes" in row
+    assert (row["peer_seconds"], row["over_peer"]) == (None, None)
+
+
+@pytest.mark.parametrize(
+    ("model", "event"),
+    [
+        (PixelCNN(features=4, num_blocks=2, first_kernel_size=5, head_features=4), (4, 5, 1)),
+        (GatedPixelCNN(features=4, num_layers=2, first_kernel_size=5, head_features=4), (4, 5, 1)),
+        (PixelCNNPP(features=4, num_blocks=1, num_levels=2), (4, 6, 3)),
+    ],
+)
+def test_torch_networks(model, event):
+    """As many parameters as ours, causal, and trainable."""
+    torch = pytest.importorskip("torch")
+    torch_networks = importlib.import_module("benchmarks.torch_networks")
+    torch.manual_seed(0)
+    network = torch_networks.NETWORKS[type(model)](model)
+    x = np.asarray(common.random_data(model, event, 2))
+    variables = jax.eval_shape(model.init, jax.random.key(0), x)
+    assert torch_networks.num_params(network) == sum(leaf.size for leaf in jax.tree.leaves(variables))
+
+    network.eval()
+    images = torch.from_numpy(np.moveaxis(x, -1, 1).copy())
+    row, column = 2, 3
+    changed = images.clone()
+    changed[:, :, row, column] = model.output.levels - 1 - changed[:, :, row, column]
+    params, others = network(images), network(changed)
+    width = model.output.num_joint_params(3) if event[-1] == 3 else 1
+    assert params.shape == (2, width, *event[:2])
+    differ = (params != others).any(1).any(0).numpy()
+    places = np.arange(event[0] * event[1]).reshape(event[:2])
+    assert not differ[places <= places[row, column]].any()
+    assert differ[row, column + 1]
+    assert differ[row + 1, column]
+
+    step = training.peer_step(model, x)
+    losses = [step() for _ in range(30)]
+    assert np.isfinite(losses).all()
+    assert losses[-1] < losses[0]
+
+
+def test_training_beside_a_peer(capsys, monkeypatch):
+    monkeypatch.setattr(training, "peer_step", lambda model, x: lambda: len(x))
+    _, found = document(training.main, capsys, "--batches", "2", "--device", "cpu")
+    [row] = found["rows"]
+    assert row["over_peer"] == pytest.approx(row["peer_seconds"] / row["seconds"])
 
 
 def test_attention(capsys, tmp_path, monkeypatch):

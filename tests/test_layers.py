@@ -14,6 +14,7 @@ from arjax.decoding import Plan
 from arjax.distributions import Categorical
 from arjax.layers import ABSENT, CausalConv, MaskedDense, one_hot, scale
 from arjax.layers.conv import causal_conv
+from arjax.layers.dense import dense
 from experiments.own_network import MyNetwork
 
 FEATURES = 3
@@ -185,20 +186,40 @@ def test_scale():
     np.testing.assert_allclose(slope, [[0.5], [0]])
 
 
+def test_dense_in_both_modes():
+    """As `x @ kernel`, the kernel's gradient a product of matrices however many axes `x` has."""
+    x, kernel, x_dot, kernel_dot = (
+        np.random.default_rng(i).normal(size=size).astype(np.float32)
+        for i, size in enumerate([(2, 3, 5, 4), (4, 6)] * 2)
+    )
+
+    def found(f):
+        forward = jax.jvp(f, (x, kernel), (x_dot, kernel_dot))
+        y, transposed = jax.vjp(f, x, kernel)
+        second = jax.grad(lambda x, kernel: jnp.sum(jax.grad(lambda k: jnp.sum(f(x, k) ** 2))(kernel) ** 2))
+        each = jax.vmap(jax.grad(lambda x, k: jnp.sum(f(x, k) ** 2), 1), (0, None))(x, kernel)
+        return forward, transposed(y), second(x, kernel), each
+
+    for a, b in zip(jax.tree.leaves(found(dense)), jax.tree.leaves(found(jnp.matmul)), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4)
+    gradient = jax.make_jaxpr(jax.grad(lambda kernel: jnp.sum(dense(x, kernel) ** 2)))(kernel)
+    assert "f32[30,4]" in str(gradient)
+
+
 @pytest.mark.parametrize("use_bias", [True, False])
 def test_masked_dense(use_bias):
     rng = np.random.default_rng(0)
     kernel, bias = (rng.normal(size=shape).astype(np.float32) for shape in ((4, 3), (3,)))
     mask = rng.integers(0, 2, (4, 3)).astype(bool)
     x = rng.normal(size=(2, 5, 4)).astype(np.float32)
-    dense = MaskedDense(4, 3, use_bias=use_bias)
+    layer = MaskedDense(4, 3, use_bias=use_bias)
     params = {"kernel": kernel, "bias": bias} if use_bias else {"kernel": kernel}
     (_, y), grads = jax.jit(
-        jax.value_and_grad(lambda p: ((y := dense.apply({"params": p}, x, mask)).sum(), y), has_aux=True)
+        jax.value_and_grad(lambda p: ((y := layer.apply({"params": p}, x, mask)).sum(), y), has_aux=True)
     )(params)
     np.testing.assert_allclose(y, x @ (kernel * mask) + use_bias * bias, atol=1e-5)
     np.testing.assert_array_equal(grads["kernel"] != 0, mask)
-    half = dense.clone(dtype=jnp.bfloat16)
+    half = layer.clone(dtype=jnp.bfloat16)
     assert dtype_of(half.apply, {"params": params}, x, mask) == jnp.bfloat16
 
 

@@ -8,6 +8,7 @@ import numpy as np
 from jax import Array, lax
 from jax.typing import DTypeLike
 
+from arjax.layers.dense import dense
 from arjax.layers.shift import shift
 
 
@@ -126,4 +127,4 @@ def _patches(x: Array, kernel: Array, axis: int, dilation: int, stride: int) -> 
         stops = [start + size for start, size in zip(starts, x.shape[1:-1], strict=True)]
         spatial = tuple(slice(start, stop, stride) for start, stop in zip(starts, stops, strict=True))
         taps.append(padded[:, *spatial])
-    return jnp.concatenate(taps, -1) @ kernel.reshape(-1, kernel.shape[-1])
+    return dense(jnp.concatenate(taps, -1), kernel.reshape(-1, kernel.shape[-1]))

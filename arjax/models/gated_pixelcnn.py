@@ -46,7 +46,7 @@ class GatedLayer(nn.Module):
         mask = None if self.first else masks.connect(self.colours, np.tile(self.colours, 2), strict=False)
         vertical_bias, horizontal_bias = jnp.split(bias, 2, axis=-1)
         v = CausalConv(2 * p, (past, n), axis=1, dtype=dtype, name="vertical_conv")(v)
-        link = nn.Dense(2 * p, dtype=dtype, name="link")(v) + horizontal_bias
+        link = MaskedDense(2 * p, 2 * p, dtype=dtype, name="link")(v) + horizontal_bias
         if present is not None:
             link = link + present
         conv = CausalConv(

@@ -24,6 +24,7 @@ from jax.typing import DTypeLike
 from arjax import distributions, parts
 from arjax.layers import check_images, check_size, condition, entry_shift, scale
 from arjax.layers.conv import causal_conv
+from arjax.layers.dense import dense
 from arjax.layers.strided import grow_pixels, grow_rows, raster_conv, shrink_pixels, shrink_rows
 
 Biases = tuple[list[Array], list[Array]]
@@ -33,11 +34,6 @@ Biases = tuple[list[Array], list[Array]]
 def concat_elu(x: Array) -> Array:
     """`elu([x, -x])`, twice the channels."""
     return nn.elu(jnp.concatenate([x, -x], -1))
-
-
-def dense(x: Array, kernel: Array) -> Array:
-    """A 1 x 1 convolution."""
-    return x @ kernel
 
 
 def rows_conv(x: Array, kernel: Array) -> Array:
