@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 import jax
 import numpy as np
+import optax
 from tqdm import tqdm
 
 import arjax
@@ -36,17 +37,27 @@ def load(name: str, data_dir: str | None = None, *, smoke: bool = False) -> list
 
 
 def fit(
-    model: Any, config: Any, train: Dataset, valid: Dataset, directory: Path, **settings: Any
+    model: Any,
+    config: Any,
+    train: Dataset | Windows,
+    valid: Dataset | Windows,
+    directory: Path,
+    *,
+    optimizer: optax.GradientTransformation | None = None,
+    **settings: Any,
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """Trains or resumes a model by AdamW; prints its size and returns its variables and the history.
+    """Trains or resumes a model; prints its size and returns its variables and the history.
 
-    With the settings of `arjax.training.fit` that `config` has and those given here, which go before.
+    With the settings of `arjax.training.fit` that `config` has and those given here, which go before. By default
+    the optimizer is `arjax.training.default_optimizer` with the `learning_rate` of `config`, and with its
+    `weight_decay` if it has one.
     """
     names = ("steps", "batch_size", "eval_every", "ema_decay", "patience", "seed")
-    of_config = {name: getattr(config, name) for name in names if hasattr(config, name)}
-    weight_decay = getattr(config, "weight_decay", 0.0)
-    optimizer = training.default_optimizer(config.learning_rate, config.steps, weight_decay=weight_decay)
-    state, history = training.fit(model, optimizer, train, valid, directory=directory, **(of_config | settings))
+    settings = {name: getattr(config, name) for name in names if hasattr(config, name)} | settings
+    if optimizer is None:
+        weight_decay = getattr(config, "weight_decay", 0.0)
+        optimizer = training.default_optimizer(config.learning_rate, settings["steps"], weight_decay=weight_decay)
+    state, history = training.fit(model, optimizer, train, valid, directory=directory, **settings)
     print(f"{directory}: {sum(leaf.size for leaf in jax.tree.leaves(state.params)):,} parameters")
     return {"params": state.ema_params}, history
 
