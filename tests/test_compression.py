@@ -4,6 +4,7 @@ import math
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from helpers import integers, random_variables
@@ -110,6 +111,29 @@ def test_long_sequences_have_constant_memory(monkeypatch):
     assert compression._next._cache_size() == 1
 
 
+TABLE = np.random.default_rng(0).normal(size=(1, 12, 5)).astype(np.float32)
+
+
+def told_positions(variables, x):
+    before = jnp.pad(x + 1, ((0, 0), (1, 0)))[:, :-1]
+    return jax.nn.one_hot(before, 5) + TABLE[:, : x.shape[1]]
+
+
+def of_one_size(variables, x):
+    return told_positions(variables, x) + TABLE
+
+
+def of_one_size_by_name(variables, x):
+    if x.shape[1] != 12:
+        raise ValueError(f"12 positions are wanted, got {x.shape[1]}")
+    return told_positions(variables, x)
+
+
+@pytest.mark.parametrize("function", [told_positions, of_one_size, of_one_size_by_name])
+def test_networks_that_take_no_part_of_an_event(function):
+    assert_comes_back(arjax.Causal(function, Categorical(5)), {}, X)
+
+
 @pytest.fixture(scope="module")
 def file():
     return compression.compress(MODEL, VARIABLES, X, lanes=16)
@@ -171,6 +195,8 @@ def test_refused():
         compression.compress(MODEL, VARIABLES, X, lanes=0)
     with pytest.raises(ValueError, match="got str of length 3"):
         compression.decompress(MODEL, VARIABLES, "abc")
+    with pytest.raises(ValueError, match=r"^12 positions are wanted, got 11"):
+        compression.compress(arjax.Causal(of_one_size_by_name, Categorical(5)), {}, X[:, :11])
     nan = jax.tree.map(lambda leaf: np.full_like(leaf, np.nan), VARIABLES)
     with pytest.raises(ValueError, match="finite probabilities are wanted"):
         compression.compress(MODEL, nan, X)
