@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from helpers import integers, random_variables
-from zoo import STAGED, WITH_PARTS, ZOO
+from zoo import ZOO
 
 import arjax
 from arjax import compression
@@ -52,7 +52,7 @@ def assert_comes_back(model, variables, x, cond=None, **options):
 )
 def test_zoo(name):
     """Lanes that the examples do not fill, orders of all kinds, conditioning, colours, mixtures and stages."""
-    model, x, cond = (ZOO | STAGED)[name]()
+    model, x, cond = ZOO[name]()
     assert_comes_back(model, random_variables(model, x, cond), x, cond, lanes=3)
 
 
@@ -200,7 +200,7 @@ def test_refused():
     nan = jax.tree.map(lambda leaf: np.full_like(leaf, np.nan), VARIABLES)
     with pytest.raises(ValueError, match="finite probabilities are wanted"):
         compression.compress(MODEL, nan, X)
-    model, x, _ = STAGED[sorted(WITH_PARTS)[0]]()
+    model, x, _ = ZOO["depth"]()
     with pytest.raises(ValueError, match=r"samples are the data alone is wanted, got \w+"):
         compression.compress(model, {}, x)
     model = ChainRule(3, Continuous())

@@ -144,7 +144,7 @@ class Subscale(nn.Module):
         event, axes = x.shape[1:], _places(x.shape[1:])
         phases = [i % factor for i, factor in zip(np.indices(event), self.factors, strict=True)]
         order = jnp.asarray(np.ravel_multi_index(phases, self.factors), jnp.int32)[None]
-        known = jnp.where(order < index.reshape(-1, *[1] * len(event)), x, ABSENT)
+        known = jnp.where(order < index.reshape(-1, *[1] * len(event)), x.astype(jnp.int32), ABSENT)
         codes = scale(known[..., None], self.output.levels)
         cells = [self._cells(codes[..., i], index, self.factors) for i in range(2)]
         if s is not None:
