@@ -129,8 +129,8 @@ def main(config: Config) -> dict[str, float]:
     def on_eval(state: training.TrainState, line: dict[str, Any]) -> None:
         write(model, state.ema_params, vocabulary, config, min(config.length, 200))
 
-    windows = [Windows(split, config.window, carry=True) for split in (train, valid)]
-    variables, history = common.fit(model, config, *windows, directory, on_eval=on_eval)
+    streams, held_out = (Windows(split, config.window, carry=True) for split in (train, valid))
+    variables, history = common.fit(model, config, streams, held_out, directory, on_eval=on_eval)
     common.keep_vocabulary(directory, vocabulary)
     written = write(model, variables["params"], vocabulary, config, config.length)
     (directory / "samples.txt").write_text("\n\n-----\n\n".join(written) + "\n", encoding="utf-8")
