@@ -24,7 +24,7 @@ from helpers import (
     row_lstm_field,
     stepped_params,
 )
-from zoo import BOUNDS, ZOO, slow_but_for_one_of_each
+from zoo import BOUNDS, ONE_OF_EACH, ZOO, slow_but_for_one_of_each
 
 import arjax
 from arjax import training
@@ -323,6 +323,12 @@ def test_bfloat16(name):
     exact, rounded = (arjax.log_prob(m, variables, x, cond) for m in (model, half))
     assert (exact != rounded).any(), "the computation is in bfloat16"
     chex.assert_trees_all_close(rounded, exact, rtol=0.05)
+
+
+@pytest.mark.parametrize("name", slow_but_for_one_of_each(WITH_DTYPE, set(ONE_OF_EACH) & set(ONE_PASS)))
+def test_bfloat16_samples(name):
+    model, variables, x, cond = setup(name)
+    half = in_bfloat16(model)
     sampled = arjax.sample_from_noise(half, variables, noise_for(model, x.shape), cond)
     sampled = sampled["x"] if hasattr(model, "parts") else sampled
     assert int(sampled.min()) >= 0
