@@ -35,6 +35,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax.errors import FlaxError
 from jax import Array
 from jax.experimental import io_callback
 from jax.typing import ArrayLike
@@ -44,7 +45,7 @@ from arjax.checks import check_cond, check_data
 from arjax.decoding import Draw, Drawn, Plan
 from arjax.descriptions import describe
 from arjax.extras import require
-from arjax.modules import hashable
+from arjax.modules import hashable, log_probs
 
 try:
     from tqdm import tqdm
@@ -325,9 +326,14 @@ def _run(
     """Codes `x`, or puts what comes out of the coder in its place."""
     size = (lanes, *x.shape[1:])
     first_lanes = _lanes(cond, 0, lanes)
-    state = _stream(model, variables, first_lanes, lanes) if x.ndim == 2 else None
+    hop, _ = streaming.hop_and_past(model)
+    state = None
+    if x.ndim == 2:
+        frames = -(-x.shape[1] // hop)
+        whole = jax.ShapeDtypeStruct((lanes, frames * hop), np.int32)
+        jax.eval_shape(partial(log_probs, model, variables), whole, _frames(first_lanes, 0, frames))
+        state = _stream(model, variables, first_lanes, lanes)
     if state is not None:
-        hop, _ = streaming.hop_and_past(model)
         size = (lanes, hop * -(-min(CHUNK, x.shape[1]) // hop))
     parts = [
         np.s_[first : first + lanes, start : start + size[1]]
@@ -353,10 +359,14 @@ def _run(
 
 
 def _stream(model: Any, variables: Any, cond: Any, lanes: int) -> Any:
-    """The state before the first position of sequences of any length, or None if the model is not one of such."""
+    """The state before the first position of sequences of any length, or None if the model is not one of such.
+
+    That is one whose own code takes no part of an event, too: it may raise what it likes. What is wrong with the
+    model itself has to be found out before.
+    """
     try:
         state = streaming.start(model, variables, np.zeros((lanes, 0), np.int32), _frames(cond, 0, 0))
-    except ValueError:
+    except (TypeError, ValueError, FlaxError):
         return None
     return state if state.length is None else None
 

@@ -121,14 +121,19 @@ def _start(model, variables, prompt, cond, length):
     batch, known = prompt.shape
     prompt = prompt.astype(kind(model.output.levels))
     hop, latest = hop_and_past(model)
-    part = cond
-    if known == 0:  # any other part serves to see what is remembered
-        prompt = jnp.zeros((batch, min(hop, length or hop)), prompt.dtype)
-        part = jax.tree.map(
-            lambda leaf: jnp.zeros((batch, 1, *leaf.shape[2:]), leaf.dtype) if is_series(leaf) else leaf, cond
+
+    def begin(prompt: Array, cond: Any, known: int) -> list[Array]:
+        function = _conditionals(model, variables, cond)
+        return incremental.begin(function, prompt, length, jax.tree.leaves(cond), known)
+
+    frames = 2 if length is None else 1  # what belongs to each position cannot be told from one of them
+    if known == 0 or (length is None and known < frames * hop):  # any other part serves to see what is remembered
+        other = jax.tree.map(
+            lambda leaf: jnp.zeros((batch, frames, *leaf.shape[2:]), leaf.dtype) if is_series(leaf) else leaf, cond
         )
-    of_part = jax.tree.leaves(part)
-    memory = incremental.begin(_conditionals(model, variables, part), prompt, length, of_part, known)
+        memory = begin(jnp.zeros((batch, min(frames * hop, length or frames * hop)), prompt.dtype), other, 0)
+    if known:
+        memory = begin(prompt, cond, known)
     none = jax.tree.map(
         lambda leaf: jnp.zeros((batch, latest, *leaf.shape[2:]) if is_series(leaf) else (0,), leaf.dtype), cond
     )

@@ -129,27 +129,16 @@ def main(config: Config) -> dict[str, float]:
     def on_eval(state: training.TrainState, line: dict[str, Any]) -> None:
         write(model, state.ema_params, vocabulary, config, min(config.length, 200))
 
-    state, history = training.fit(
-        model,
-        training.default_optimizer(config.learning_rate, config.steps),
-        Windows(train, config.window, carry=True),
-        Windows(valid, config.window, carry=True),
-        directory=directory,
-        steps=config.steps,
-        batch_size=config.batch_size,
-        eval_every=config.eval_every,
-        ema_decay=config.ema_decay,
-        seed=config.seed,
-        on_eval=on_eval,
-    )
+    streams, held_out = (Windows(split, config.window, carry=True) for split in (train, valid))
+    variables, history = common.fit(model, config, streams, held_out, directory, on_eval=on_eval)
     common.keep_vocabulary(directory, vocabulary)
-    written = write(model, state.ema_params, vocabulary, config, config.length)
+    written = write(model, variables["params"], vocabulary, config, config.length)
     (directory / "samples.txt").write_text("\n\n-----\n\n".join(written) + "\n", encoding="utf-8")
 
     scores = {}
     for split in (valid, test):
         scores[f"unigram histogram, {split.split}"] = common.histogram_of_values(train, split)
-        scores[f"{config.cell.upper()}, {split.split}"] = nats(model, state.ema_params, split)
+        scores[f"{config.cell.upper()}, {split.split}"] = nats(model, variables["params"], split)
     print(f"{'per character':32}{'nats':>10}{'bits':>10}")
     for name, value in scores.items():
         print(f"{name:32}{value:10.4f}{value / math.log(2):10.4f}")

@@ -199,20 +199,15 @@ def main(config: PixelCNNConfig | GatedConfig | PixelCNNPPConfig) -> dict[str, f
     config = common.prepared(config, **config.tiny, batch_size=8, steps=2, eval_every=1)
     train, valid, test = common.load(config.data, config.data_dir, smoke=config.smoke)
     model = config.model()
-    state, history = training.fit(
+    variables, history = common.fit(
         model,
-        config.optimizer(),
+        config,
         train,
         valid,
-        directory=config.directory,
-        steps=config.steps,
-        batch_size=config.batch_size,
-        eval_every=config.eval_every,
-        ema_decay=config.ema_decay,
+        config.directory,
+        optimizer=config.optimizer(),
         conditional=config.by_class,
-        seed=config.seed,
     )
-    variables = {"params": state.ema_params}
     nats = common.report(config.name, model, variables, history, train, test, config.directory, seed=config.seed)
     if config.data == "cifar10":
         print(f"published for {config.name} on this test set: {config.published} bits/dim")

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 import jax
 import numpy as np
+import optax
 from tqdm import tqdm
 
 import arjax
@@ -36,17 +37,27 @@ def load(name: str, data_dir: str | None = None, *, smoke: bool = False) -> list
 
 
 def fit(
-    model: Any, config: Any, train: Dataset, valid: Dataset, directory: Path, **settings: Any
+    model: Any,
+    config: Any,
+    train: Dataset | Windows,
+    valid: Dataset | Windows,
+    directory: Path,
+    *,
+    optimizer: optax.GradientTransformation | None = None,
+    **settings: Any,
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """Trains or resumes a model by AdamW; prints its size and returns its variables and the history.
+    """Trains or resumes a model; prints its size and returns its variables and the history.
 
-    With the settings of `arjax.training.fit` that `config` has and those given here, which go before.
+    With the settings of `arjax.training.fit` that `config` has and those given here, which go before. By default
+    the optimizer is `arjax.training.default_optimizer` with the `learning_rate` of `config`, and with its
+    `weight_decay` if it has one.
     """
     names = ("steps", "batch_size", "eval_every", "ema_decay", "patience", "seed")
-    of_config = {name: getattr(config, name) for name in names if hasattr(config, name)}
-    weight_decay = getattr(config, "weight_decay", 0.0)
-    optimizer = training.default_optimizer(config.learning_rate, config.steps, weight_decay=weight_decay)
-    state, history = training.fit(model, optimizer, train, valid, directory=directory, **(of_config | settings))
+    settings = {name: getattr(config, name) for name in names if hasattr(config, name)} | settings
+    if optimizer is None:
+        weight_decay = getattr(config, "weight_decay", 0.0)
+        optimizer = training.default_optimizer(config.learning_rate, settings["steps"], weight_decay=weight_decay)
+    state, history = training.fit(model, optimizer, train, valid, directory=directory, **settings)
     print(f"{directory}: {sum(leaf.size for leaf in jax.tree.leaves(state.params)):,} parameters")
     return {"params": state.ema_params}, history
 
@@ -180,12 +191,14 @@ def one_of_each(dataset: Dataset) -> Dataset:
 def prepared(config: Any, **changes: Any) -> Any:
     """The configuration of a run: of a smoke run with `changes`, in a folder of its own.
 
-    It is kept in that folder, as settings.json.
+    It is kept in that folder, as settings.json, with the other settings that earlier calls had there.
     """
     if config.smoke:
         config = dataclasses.replace(config, directory=config.directory / "smoke", **changes)
     config.directory.mkdir(parents=True, exist_ok=True)
-    _write_json(config.directory / "settings.json", _settings(config))
+    settings = _settings(config)
+    earlier = _earlier(config.directory, settings)
+    _write_json(config.directory / "settings.json", settings | ({"earlier": earlier} if earlier else {}))
     provenance.commit()  # of the code that runs now
     return config
 
@@ -193,9 +206,10 @@ def prepared(config: Any, **changes: Any) -> Any:
 def record(config: Any, scores: Scores, *splits: Any, directory: Path | None = None) -> Scores:
     """Leaves results.json, by which a table can say where its numbers come from. Returns the scores.
 
-    It holds `settings`; `scores` as given; `training`, the steps and seconds of each model by its folder, of all
-    resumptions; `data`, what `splits` are and their digests; and of the call that scored, which may only have
-    resumed what older code trained, `command`, `commit`, `machine` and `versions`.
+    It holds `settings`; `earlier`, what earlier calls in the folder had otherwise, which may have trained a part;
+    `scores` as given; `training`, the steps and seconds of each model by its folder, of all resumptions; `data`,
+    what `splits` are and their digests; and of the call that scored, which may only have resumed what older code
+    trained, `command`, `commit`, `machine` and `versions`.
 
     Args:
         config: the configuration that `prepared` gave.
@@ -207,8 +221,14 @@ def record(config: Any, scores: Scores, *splits: Any, directory: Path | None = N
     started = (config.directory / "settings.json").stat().st_mtime_ns
     logs = [path for path in sorted(directory.rglob("metrics.jsonl")) if path.stat().st_mtime_ns >= started]
     lines = {path.parent.relative_to(directory): json.loads(path.read_text().splitlines()[-1]) for path in logs}
+    settings = _settings(config)
+    others = [
+        {name: value for name, value in other.items() if settings.get(name) != value}
+        for other in settings_of(config.directory).get("earlier", [])
+    ]
     found = {
-        "settings": _settings(config),
+        "settings": settings,
+        "earlier": list(filter(None, others)),
         "scores": scores,
         "training": {str(name): {key: line[key] for key in ("step", "seconds")} for name, line in lines.items()},
         "data": [provenance.describe(split) for split in splits],
@@ -222,8 +242,28 @@ def record(config: Any, scores: Scores, *splits: Any, directory: Path | None = N
     return scores
 
 
+def settings_of(directory: Path) -> dict[str, Any]:
+    """The settings that `prepared` kept of a run, in the folder of a model or one or two above; {} if none are."""
+    for folder in (directory, *directory.absolute().parents[:2]):
+        if (path := folder / "settings.json").is_file():
+            return json.loads(path.read_text())
+    return {}
+
+
 def _settings(config: Any) -> dict[str, Any]:
-    return {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
+    """As they come back from JSON."""
+    settings = {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
+    return json.loads(json.dumps(settings, default=str))
+
+
+def _earlier(directory: Path, settings: dict[str, Any]) -> list[dict[str, Any]]:
+    """The other settings of earlier calls in a folder, unless no model is there that one of them trained."""
+    path = directory / "settings.json"
+    if not path.is_file() or not any(directory.rglob("metrics.jsonl")):
+        return []
+    last = json.loads(path.read_text())
+    calls = [*last.pop("earlier", []), last]
+    return [other for i, other in enumerate(calls) if other != settings and other not in calls[:i]]
 
 
 def _write_json(path: Path, value: Any) -> None:

@@ -30,7 +30,6 @@ images at once it is little, of a single text most of the time.
 
 import dataclasses
 import io
-import json
 import lzma
 import math
 import time
@@ -133,7 +132,7 @@ def of_run(directory: Path, data_dir: str | None) -> Task:
         test: Dataset = data.load(name, "test", data_dir=data_dir).quantize(levels)
         cond = None if num_classes(model) is None else np.asarray(test.labels, np.int32)
         return Task(name, model, variables, test.x, levels, cond)
-    settings = json.loads(next(p for p in _above(directory) if p.is_file()).read_text())
+    settings = common.settings_of(directory)
     if "rate" not in settings:
         text, _ = data.load_text(name, "test", data_dir=data_dir)
         return Task(name, model, variables, text.sequence(0)[None], levels)
@@ -144,10 +143,6 @@ def of_run(directory: Path, data_dir: str | None) -> Task:
     x = np.stack([sounds.sequence(int(i))[:length] for i in chosen])
     labels = jax.tree.map(lambda leaf: leaf[chosen].astype(np.int32), sounds.labels)
     return Task(name, model, variables, x, levels, labels, settings["rate"])
-
-
-def _above(directory: Path) -> list[Path]:
-    return [folder / "settings.json" for folder in (directory, *directory.absolute().parents[:2])]
 
 
 def others(task: Task) -> dict[str, int]:

@@ -26,7 +26,7 @@ import numpy as np
 import tyro
 
 import arjax
-from arjax import data, plotting, training
+from arjax import data, plotting
 from arjax.models import MADE
 from experiments import common
 
@@ -101,21 +101,9 @@ def main(config: Config) -> dict[str, float]:
         num_masks=config.num_masks,
     )
     epoch = len(train) // config.batch_size
-    steps = epoch * config.epochs
-    state, history = training.fit(
-        model,
-        training.default_optimizer(config.learning_rate, steps, weight_decay=config.weight_decay),
-        train,
-        valid,
-        directory=config.directory,
-        steps=steps,
-        batch_size=config.batch_size,
-        eval_every=epoch,
-        ema_decay=config.ema_decay,
-        patience=config.patience,
-        seed=config.seed,
+    variables, history = common.fit(
+        model, config, train, valid, config.directory, steps=epoch * config.epochs, eval_every=epoch
     )
-    variables = {"params": state.ema_params}
     nats = {
         "per-position histogram": common.histogram_nats(train, test),
         "MADE, first mask": common.test_nats(model, variables, test),

@@ -23,7 +23,7 @@ from typing import Any, Literal
 
 import tyro
 
-from arjax import plotting, training
+from arjax import plotting
 from arjax.models import GatedPixelCNN, PixelCNN
 from experiments import common
 
@@ -84,18 +84,7 @@ def main(config: Config) -> dict[str, float]:
     nats = {"per-position histogram": common.histogram_nats(train, test)}
     for name, (title, model) in models(config).items():
         directory = config.directory / name
-        state, history = training.fit(
-            model,
-            training.default_optimizer(config.learning_rate, config.steps),
-            train,
-            valid.take(slice(2000)),
-            directory=directory,
-            steps=config.steps,
-            batch_size=config.batch_size,
-            eval_every=config.eval_every,
-            seed=config.seed,
-        )
-        variables = {"params": state.ema_params}
+        variables, history = common.fit(model, config, train, valid.take(slice(2000)), directory)
         nats[title] = common.test_nats(model, variables, test)
         plotting.curves(history, directory / "curves.png")
         common.draw_samples(model, variables, directory, test.event, seed=config.seed)

@@ -86,20 +86,19 @@ def main(config: Config) -> dict[str, float]:
             dropout=config.dropout,
         )
         steps = config.steps if name == "any" else max(config.steps // 5, 1)
-        state, history = training.fit(
+        optimizer = training.default_optimizer(config.learning_rate, steps, weight_decay=0.1)
+        variables, history = common.fit(
             model,
-            training.default_optimizer(config.learning_rate, steps, weight_decay=0.1),
+            config,
             train,
             valid.take(slice(1000)),
-            directory=config.directory / name,
+            config.directory / name,
+            optimizer=optimizer,
             steps=steps,
-            batch_size=config.batch_size,
-            eval_every=config.eval_every,
             ema_decay=0.99,
-            seed=config.seed,
         )
         plotting.curves(history, config.directory / name / "curves.png", event=train.event)
-        networks[name] = model, {"params": state.ema_params}
+        networks[name] = model, variables
 
     found, blocks = {}, []
     print(f"\n{'nats of the hidden part':32}" + "".join(f"{name:>12}" for name in networks))

@@ -28,7 +28,7 @@ import numpy as np
 import tyro
 
 import arjax
-from arjax import plotting, training
+from arjax import plotting
 from arjax.distributions import Categorical
 from arjax.models import RNN, TemporalConv
 from experiments import common
@@ -120,19 +120,7 @@ def main(config: Config) -> dict[str, float]:
     noise = jax.random.uniform(jax.random.key(config.seed), (64, *test.event))
     for name, model in networks(config, train.levels, (height, width)).items():
         print(f"\n{name}")
-        state, histories[name] = training.fit(
-            model,
-            training.default_optimizer(config.learning_rate, config.steps),
-            train,
-            valid,
-            directory=directory / name,
-            steps=config.steps,
-            batch_size=config.batch_size,
-            eval_every=config.eval_every,
-            ema_decay=0.99,
-            seed=config.seed,
-        )
-        variables = {"params": state.ema_params}
+        variables, histories[name] = common.fit(model, config, train, valid, directory / name, ema_decay=0.99)
         nats[name] = common.test_nats(model, variables, test)
         samples[name] = np.asarray(arjax.sample_from_noise(model, variables, noise)).reshape(-1, height, width)
     common.print_scores(nats, test.event)

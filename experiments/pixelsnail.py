@@ -19,7 +19,6 @@ from functools import partial
 from pathlib import Path
 from typing import Literal
 
-import jax
 import optax
 import tyro
 
@@ -142,21 +141,15 @@ def main(config: Config) -> dict[str, float]:
         conditioning=Classes(10) if config.by_class else None,
         dropout=config.dropout,
     )
-    state, history = training.fit(
+    variables, history = common.fit(
         model,
-        config.optimizer(),
+        config,
         train,
         valid.take(slice(2000)),
-        directory=config.directory,
-        steps=config.steps,
-        batch_size=config.batch_size,
-        eval_every=config.eval_every,
-        ema_decay=config.ema_decay,
+        config.directory,
+        optimizer=config.optimizer(),
         conditional=config.by_class,
-        seed=config.seed,
     )
-    print(f"{sum(leaf.size for leaf in jax.tree.leaves(state.params)):,} parameters")
-    variables = {"params": state.ema_params}
     nats = common.report("PixelSNAIL", model, variables, history, train, test, config.directory, seed=config.seed)
     return common.record(config, nats, train, valid, test)
 

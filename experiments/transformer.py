@@ -36,7 +36,7 @@ import numpy as np
 import tyro
 
 import arjax
-from arjax import data, orderings, plotting, training
+from arjax import data, orderings, plotting
 from arjax.data import Windows
 from arjax.distributions import Categorical
 from arjax.layers import Classes
@@ -102,21 +102,9 @@ class Config:
 
     def fit(self, model: Any, train: Any, valid: Any, directory: Path, **options: Any) -> tuple[Any, list[Any]]:
         """The averaged parameters of the best step, and the history."""
-        state, history = training.fit(
-            model,
-            training.default_optimizer(self.learning_rate, self.steps, weight_decay=self.weight_decay),
-            train,
-            valid,
-            directory=directory,
-            steps=self.steps,
-            batch_size=self.batch_size,
-            eval_every=self.eval_every,
-            ema_decay=self.ema_decay,
-            seed=self.seed,
-            **options,
-        )
+        variables, history = common.fit(model, self, train, valid, directory, **options)
         plotting.curves(history, directory / "curves.png", event=train.event)
-        return {"params": state.ema_params}, history
+        return variables, history
 
 
 @dataclasses.dataclass(frozen=True)

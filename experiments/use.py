@@ -180,13 +180,12 @@ def open_run(directory: Path) -> Run:
         )
     model, variables = checkpoints.load(directory, modules=("experiments",))
     about = checkpoints.load_data(directory)
-    kept = (read_json(folder / "settings.json") for folder in (directory, *directory.absolute().parents[:2]))
-    settings: dict[str, Any] = next(filter(None, kept), {})
     symbols = read_json(directory / "vocabulary.json")
     event = tuple(about["event"])
     vocabulary = Vocabulary(symbols) if symbols else None
     encoding = "linear" if about["levels"] > 256 else "mu_law"
-    return Run(model, variables, event, about["levels"], vocabulary, settings.get("rate"), encoding)
+    rate = common.settings_of(directory).get("rate")
+    return Run(model, variables, event, about["levels"], vocabulary, rate, encoding)
 
 
 def read_json(path: Path) -> Any:

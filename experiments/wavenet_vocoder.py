@@ -21,7 +21,7 @@ import jax
 import numpy as np
 import tyro
 
-from arjax import data, plotting, training
+from arjax import data, plotting
 from arjax.data import Sequences, Windows
 from arjax.distributions import Categorical
 from arjax.layers.conditioning import Upsampling
@@ -107,20 +107,9 @@ def main(config: Config) -> dict[str, float]:
     if config.smoke:
         train, valid, test = (windows.take(slice(8)) for windows in (train, valid, test))
 
-    state, history = training.fit(
-        model,
-        training.default_optimizer(config.learning_rate, config.steps),
-        train,
-        valid,
-        directory=config.directory,
-        steps=config.steps,
-        batch_size=config.batch_size,
-        eval_every=config.eval_every,
-        ema_decay=0.99,
-        conditional=True,
-        seed=config.seed,
+    variables, history = common.fit(
+        model, config, train, valid, config.directory, ema_decay=0.99, conditional=True
     )
-    variables = {"params": state.ema_params}
     nats = common.report_positions(
         "WaveNet, given frames", model, variables, history, train, test, config.directory, conditional=True
     )

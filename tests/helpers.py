@@ -1,7 +1,8 @@
-"""What several test files need: random parameters, and the parameters that the cached sampler computes."""
+"""What several test files need: random parameters, noise, all events, the parameters of the cached sampler."""
 
 import functools
 import itertools
+import math
 from typing import NamedTuple
 
 import jax
@@ -9,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import arjax
 from arjax import sampling
 from arjax.decoding import Draw, Plan
 from arjax.modules import forward, init
@@ -33,6 +35,38 @@ def random_variables(model, *args, scale=0.3, seed=1, **options):
         return (noise + (path[-1].key == "scale")).astype(np.float32)
 
     return jax.tree_util.tree_map_with_path(random, shapes)
+
+
+def noise_for(model, shape, seed=0):
+    """Uniform noise of a batch of samples whose data have this shape; if samples have parts, of each."""
+    rng = np.random.default_rng(seed)
+    if hasattr(model, "parts"):
+        return {name: rng.random(part.shape, np.float32) for name, part in model.parts(shape).items()}
+    return rng.random(shape, np.float32)
+
+
+def resize(array, count):
+    """`x` or `cond` of as many examples, the same ones again and again."""
+    return jax.tree.map(lambda leaf: np.resize(leaf, (count, *leaf.shape[1:])), array)
+
+
+def repeat(array, count, first=0):
+    """An example of `x` or `cond` so many times."""
+    return jax.tree.map(lambda leaf: np.repeat(leaf[first : first + 1], count, 0), array)
+
+
+def events(levels, event):
+    """All events, as a batch."""
+    every = itertools.product(range(levels), repeat=math.prod(event))
+    return np.array(list(every), np.int32).reshape(-1, *event)
+
+
+def log_probs_of(model, variables, x, cond, batch=4096):
+    """`arjax.log_prob` in batches of one size, each example given the first `cond`."""
+    batch = min(batch, len(x))
+    padded = np.resize(x, (-(-len(x) // batch) * batch, *x.shape[1:])).reshape(-1, batch, *x.shape[1:])
+    found = [arjax.log_prob(model, variables, chunk, repeat(cond, batch)) for chunk in padded]
+    return np.concatenate(found).astype(np.float64)[: len(x)]
 
 
 @functools.partial(jax.jit, static_argnums=0)

@@ -75,7 +75,7 @@ def check_accuracy(results):
 def check_record(found, scores, folder):
     """What results.json says of a run, of which `scores` were returned."""
     assert list(found) == [
-        *("settings", "scores", "training", "data", "command", "commit", "machine", "versions"),
+        *("settings", "earlier", "scores", "training", "data", "command", "commit", "machine", "versions"),
     ]
     assert found["scores"] == scores
     assert found["settings"]["smoke"] is True
@@ -297,6 +297,21 @@ def test_record(tmp_path, monkeypatch):
         {"name": "zeros", "split": "train", "examples": 4, "event": [3], "digest": digest},
     ]
     assert sorted(path.name for path in tmp_path.glob("*.json*")) == ["results.json", "settings.json"]
+
+
+def test_record_of_a_resumed_run(tmp_path):
+    """What other settings may have trained is told, of all calls before; those of a folder without models not."""
+    for steps in (1, 3):
+        common.prepared(Settings(tmp_path, steps))
+    (tmp_path / "metrics.jsonl").write_text(json.dumps({"step": 2, "seconds": 1.0}) + "\n")
+    for steps in (3, 4, 4, 5):
+        config = common.prepared(Settings(tmp_path, steps))
+    common.record(config, {})
+    found = json.loads((tmp_path / "results.json").read_text())
+    assert found["settings"]["steps"] == 5
+    assert found["earlier"] == [{"steps": 3}, {"steps": 4}]
+    assert common.settings_of(tmp_path / "model" / "part")["steps"] == 5
+    assert common.settings_of(tmp_path / "model" / "part" / "deeper") == {}
 
 
 def test_digest_is_of_the_arrays():

@@ -1,4 +1,7 @@
-"""Hierarchies: parts of data, and the models that generate them one after the other (`zoo.STAGED`)."""
+"""Hierarchies: parts of data, and what the models that generate them one after the other have of their own.
+
+What is asked of every model is in `test_properties` and `test_doors`.
+"""
 
 import functools
 import itertools
@@ -11,8 +14,16 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from helpers import integers, random_variables, refused
-from zoo import EXACT, STAGED, WITH_PARTS, context, gated_pixelcnn, multiscale, of_map
+from helpers import events, integers, log_probs_of, noise_for, random_variables, refused, resize
+from zoo import (
+    BOUNDS,
+    HIERARCHIES,
+    context,
+    gated_pixelcnn,
+    multiscale,
+    of_map,
+    slow_but_for_one_of_each,
+)
 
 import arjax
 from arjax import parts, training
@@ -32,11 +43,9 @@ from arjax.modules import forward
 
 BATCH = 1024
 METHODS = ("naive", "cached", "fixed_point")
-OF_EACH_KIND = ("multiscale_rgb", "subscale_classes", "multiscale_pixelrnn", "depth", "pyramid")
-
-
-def slow_but_for_one_of_each(names):
-    return [name if name in OF_EACH_KIND else pytest.param(name, marks=pytest.mark.slow) for name in names]
+STAGED = HIERARCHIES | BOUNDS
+WITH_PARTS = [name for name in STAGED if hasattr(STAGED[name]()[0], "parts")]
+PARTITIONS = [name for name in STAGED if name not in WITH_PARTS]
 
 
 @functools.cache
@@ -46,38 +55,11 @@ def setup(name):
     return model, random_variables(model, x, cond), x, cond
 
 
-def resize(array, count):
-    """`x` or `cond` of as many examples, the same ones again and again."""
-    return jax.tree.map(lambda leaf: np.resize(leaf, (count, *leaf.shape[1:])), array)
-
-
-def noise_for(model, shape, seed):
-    """Uniform noise of all parts of a batch of samples."""
-    rng = np.random.default_rng(seed)
-    if hasattr(model, "parts"):
-        return {name: rng.random(part.shape, np.float32) for name, part in model.parts(shape).items()}
-    return rng.random(shape, np.float32)
-
-
 def with_views(model, x):
     """What a sample of `model` would be that has the data `x`."""
     if isinstance(model, DepthUpscaling):
         return {"high": model.view(x), "x": x}
     return model.split(x) if isinstance(model, Auxiliary) else x
-
-
-def events(levels, event):
-    """All events, as a batch."""
-    every = itertools.product(range(levels), repeat=math.prod(event))
-    return np.array(list(every), np.int32).reshape(-1, *event)
-
-
-def log_probs_of(model, variables, x, cond):
-    """`arjax.log_prob` in batches of one size, each example given the first `cond`."""
-    first = jax.tree.map(lambda leaf: np.repeat(leaf[:1], BATCH, 0), cond)
-    padded = np.resize(x, (-(-len(x) // BATCH) * BATCH, *x.shape[1:]))
-    found = [arjax.log_prob(model, variables, chunk, first) for chunk in padded.reshape(-1, BATCH, *x.shape[1:])]
-    return np.concatenate(found).astype(np.float64)[: len(x)]
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -102,14 +84,7 @@ def taught(model, variables, plan, cond, temperature):
 # Likelihoods
 
 
-@pytest.mark.parametrize("name", [*EXACT, "depth"])
-def test_normalisation(name):
-    model, variables, x, cond = setup(name)
-    log_probs = log_probs_of(model, variables, events(model.output.levels, x.shape[1:]), cond)
-    assert float(jax.nn.logsumexp(log_probs)) == pytest.approx(0, abs=2e-5)
-
-
-@pytest.mark.parametrize("name", ["gray", "pyramid"])
+@pytest.mark.parametrize("name", BOUNDS)
 def test_bounds(name):
     """All pairs of a view and an image have the probability 1, those that agree at most that."""
     model, variables, x, cond = setup(name)
@@ -208,7 +183,7 @@ def field(model, variables, values, cond):
     return reached
 
 
-@pytest.mark.parametrize("name", slow_but_for_one_of_each(EXACT))
+@pytest.mark.parametrize("name", slow_but_for_one_of_each(PARTITIONS))
 def test_who_sees_whom(name):
     """All earlier stages, and what comes earlier in the same one if it is not independent."""
     model, variables, x, cond = setup(name)
@@ -275,40 +250,8 @@ def test_samplers(name):
             assert same.all()
         total = sum(own.reshape(BATCH, -1).sum(1) for *_, own in found)
         chex.assert_trees_all_close(log_prob, total, rtol=1e-4, atol=1e-4)
-        if known is none and name in EXACT:
+        if known is none and name in PARTITIONS:
             chex.assert_trees_all_close(log_prob, arjax.log_prob(model, variables, sample, cond), atol=1e-3)
-
-
-@pytest.mark.parametrize("name", slow_but_for_one_of_each(EXACT))
-def test_samples_follow_the_likelihood(name):
-    """The mean log-probability of samples is minus the entropy of the enumerated distribution."""
-    model, variables, x, cond = setup(name)
-    every = events(model.output.levels, x.shape[1:])
-    log_probs = log_probs_of(model, variables, every, cond)
-    entropy = -(np.exp(log_probs) * log_probs).sum()
-    deviation = math.sqrt((np.exp(log_probs) * (log_probs + entropy) ** 2).sum())
-    cond = jax.tree.map(lambda leaf: np.repeat(leaf[:1], BATCH, 0), cond)
-    given = np.zeros((BATCH, *x.shape[1:]), np.int32), np.zeros((BATCH, *x.shape[1:]), bool)
-    samples, sampled = zip(
-        *(
-            arjax.sample_from_noise(
-                model,
-                variables,
-                noise_for(model, given[0].shape, seed),
-                cond,
-                temperature=np.ones(BATCH, np.float32),
-                evidence=given,
-                return_log_prob=True,
-            )
-            for seed in range(8)
-        ),
-        strict=True,
-    )
-    samples, sampled = np.concatenate(samples), np.concatenate(sampled)
-    assert abs(sampled.mean() + entropy) < 5 * deviation / math.sqrt(len(samples)) + 1e-6
-    means = np.tensordot(np.exp(log_probs), every, 1)
-    spread = np.sqrt(np.tensordot(np.exp(log_probs), (every - means) ** 2, 1) / len(samples))
-    assert (np.abs(samples.mean(0) - means) < 5 * spread + 1e-3).all()
 
 
 def test_iterations_are_those_of_all_stages():
@@ -381,29 +324,6 @@ def train_state(variables, optimizer):
     return training.TrainState(jnp.int32(0), params, optimizer.init(params), average, jax.random.key(0))
 
 
-@pytest.mark.parametrize("name", [*OF_EACH_KIND, "gray"])
-def test_training(name):
-    """Steps lower the loss; enormous parameters and zeros have finite gradients."""
-    model, variables, x, cond = setup(name)
-    batch = {"x": x} if cond is None else {"x": x, "cond": cond}
-    optimizer = optax.adam(3e-3)
-    step = functools.partial(training.train_step, model=model, optimizer=optimizer, ema_decay=0.9)
-    state, losses = train_state(variables, optimizer), []
-    for _ in range(12):
-        state, metrics = step(state, batch)
-        losses.append(float(metrics["nats"]))
-    assert np.mean(losses[-4:]) < np.mean(losses[:4])
-    for factor in (10, 0):
-        params = jax.tree_util.tree_map_with_path(
-            lambda path, leaf, factor=factor: jnp.array(
-                leaf if path[-1].key == "v" else leaf * np.float32(factor)
-            ),
-            variables["params"],
-        )  # a kernel v / |v| has a direction alone
-        state, metrics = step(state.replace(params=params), batch)
-        chex.assert_tree_all_finite(metrics)
-
-
 @pytest.mark.parametrize("name", ["subscale", "subscale_first", "subscale_time"])
 def test_a_random_slice_is_an_unbiased_estimate(name):
     model, variables, x, cond = setup(name)
@@ -432,42 +352,6 @@ def test_memory_of_a_train_step_is_that_of_a_slice():
         return step.func.lower(state, batch, **step.keywords).compile().memory_analysis().temp_size_in_bytes
 
     assert temporaries(subscale) < temporaries(network())
-
-
-@pytest.mark.parametrize("name", OF_EACH_KIND)
-def test_vmap_equals_batch(name):
-    model, variables, x, cond = setup(name)
-
-    def one(x, cond):
-        batch = jax.tree.map(lambda leaf: leaf[None], (x, cond))
-        return arjax.log_prob(model, variables, *batch)[0]
-
-    chex.assert_trees_all_close(
-        jax.vmap(one)(x, cond), arjax.log_prob(model, variables, x, cond), rtol=1e-5, atol=1e-5
-    )
-
-
-def in_bfloat16(module):
-    """The module with all that it consists of in bfloat16."""
-
-    def half(value):
-        if isinstance(value, tuple):
-            return tuple(map(half, value))
-        return in_bfloat16(value) if isinstance(value, nn.Module) else value
-
-    fields = {
-        name: half(getattr(module, name)) for name in module.__dataclass_fields__ if name not in ("parent", "name")
-    }
-    return type(module)(**(fields | ({"dtype": jnp.bfloat16} if "dtype" in fields else {})))
-
-
-@pytest.mark.parametrize("name", OF_EACH_KIND)
-def test_bfloat16(name):
-    model, variables, x, cond = setup(name)
-    half = in_bfloat16(model)
-    exact, rounded = (arjax.log_prob(m, variables, x, cond) for m in (model, half))
-    assert (exact != rounded).any(), "the computation is in bfloat16"
-    chex.assert_trees_all_close(rounded, exact, rtol=0.05)
 
 
 # What is refused
@@ -550,18 +434,6 @@ def test_contexts_that_do_not_fit():
     refused(
         "cond: what has no location is wanted, got a map of shape (2, 2, 2, 3)", score, located, even, wrong[:, :2]
     )
-
-
-@pytest.mark.parametrize("name", STAGED)
-def test_missing_or_surplus_cond(name):
-    model, variables, x, cond = setup(name)
-    wrong = np.zeros(len(x), np.int32) if cond is None else None
-    refused("cond", arjax.log_prob, model, variables, x, wrong)
-    refused("cond", arjax.sample_from_noise, model, variables, noise_for(model, x.shape, 0), wrong)
-    top = model.output.levels - 1
-    refused(f"x: integers 0..{top} are wanted, got values", arjax.log_prob, model, variables, x + 1 + top, cond)
-    if cond is not None:
-        refused("cond: labels 0..4 are wanted", arjax.log_prob, model, variables, x, cond + 3)
 
 
 def test_levels_that_cannot_be_cut():

@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import optax
 import pytest
-from helpers import random_variables
+from helpers import noise_for, random_variables
 from zoo import ZOO
 
 import arjax
@@ -38,13 +38,10 @@ def test_lowers(name, monkeypatch):
     batch, optimizer = {"x": x, "cond": cond}, optax.adam(1e-3)
     state = jax.eval_shape(partial(training.create_state, model, optimizer, 0, batch))
     step = partial(training._train_step.__wrapped__, model=model, optimizer=optimizer, ema_decay=0.9)
-    noise = np.zeros(x.shape, np.float32)
-    if hasattr(model, "parts"):
-        noise = {part: np.zeros(own.shape, np.float32) for part, own in model.parts(x.shape).items()}
     programs = [exported(partial(arjax.log_prob, model), variables, x, cond), exported(step, state, batch)]
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")  # by which the derived sampler chooses its branches
     sampler = partial(sampling._sample.__wrapped__, model, method="cached")
-    plan = sampling.check_plan(model, noise, None)
+    plan = sampling.check_plan(model, noise_for(model, x.shape), None)
     programs.append(exported(lambda v, plan, cond: sampler(v, plan, cond, 1.0, None), variables, plan, cond))
     for program in programs:
         assert program.platforms == PLATFORMS

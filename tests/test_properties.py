@@ -6,25 +6,55 @@ import math
 from functools import partial
 
 import chex
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from helpers import apply, pixelcnn_field, random_variables, row_lstm_field, stepped_params
-from zoo import ZOO, slow_but_for_one_of_each
+from helpers import (
+    apply,
+    events,
+    log_probs_of,
+    noise_for,
+    pixelcnn_field,
+    random_variables,
+    repeat,
+    resize,
+    row_lstm_field,
+    stepped_params,
+)
+from zoo import BOUNDS, ONE_OF_EACH, ZOO, slow_but_for_one_of_each
 
 import arjax
 from arjax import training
 from arjax.models import PixelCNN, RowLSTM
 from arjax.modules import forward
 
+
+def in_bfloat16(module):
+    """The module with all that it consists of in bfloat16."""
+
+    def half(value):
+        if isinstance(value, tuple):
+            return tuple(map(half, value))
+        return in_bfloat16(value) if isinstance(value, nn.Module) else value
+
+    fields = {
+        name: half(getattr(module, name)) for name in module.__dataclass_fields__ if name not in ("parent", "name")
+    }
+    return type(module)(**(fields | ({"dtype": jnp.bfloat16} if "dtype" in fields else {})))
+
+
 NAMES = list(ZOO)
+MODELS = {name: ZOO[name]()[0] for name in NAMES}
+ONE_PASS = [name for name in NAMES if not hasattr(MODELS[name], "log_prob")]
+EXACT = [name for name in NAMES if name not in BOUNDS]
 CONDITIONAL = [name for name in NAMES if ZOO[name]()[2] is not None]
-DERIVED = [name for name in NAMES if not hasattr(ZOO[name]()[0], "generate")]
+DERIVED = [name for name in NAMES if not hasattr(MODELS[name], "generate")]
 SEQUENCES = [name for name in DERIVED if ZOO[name]()[1].ndim == 2]
 HOPS = {"wavenet_local": 6, "gru": 2}
-WITH_DTYPE = [name for name in NAMES if hasattr(ZOO[name]()[0], "dtype")]
+WITH_DTYPE = [name for name in NAMES if in_bfloat16(MODELS[name]) != MODELS[name]]
 
 
 @functools.cache
@@ -40,15 +70,12 @@ def ranks_of(model, variables, event):
     return np.asarray(ranks)
 
 
-def events(levels, event):
-    """All events, as a batch."""
-    every = itertools.product(range(levels), repeat=math.prod(event))
-    return np.array(list(every), np.int32).reshape(-1, *event)
-
-
-def repeat(array, count, first=0):
-    """An example of `x` or `cond` so many times."""
-    return jax.tree.map(lambda leaf: np.repeat(leaf[first : first + 1], count, 0), array)
+@functools.cache
+def enumerated(name):
+    """All events, and their log-probabilities given the first condition."""
+    model, variables, x, cond = setup(name)
+    every = events(model.output.levels, x.shape[1:])
+    return every, log_probs_of(model, variables, every, cond)
 
 
 def of_chunk(cond, length, start, end):
@@ -60,21 +87,19 @@ def of_chunk(cond, length, start, end):
     return jax.tree.map(part, cond)
 
 
-def resize(array, count):
-    """`x` or `cond` of as many examples, the same ones again and again."""
-    return jax.tree.map(lambda leaf: np.resize(leaf, (count, *leaf.shape[1:])), array)
-
-
 @pytest.mark.parametrize("name", NAMES)
 def test_shapes(name):
     model, x, cond = ZOO[name]()
     variables = random_variables(model, x, cond)
     assert set(variables) == {"params"}
+    log_prob = jax.eval_shape(partial(arjax.log_prob, model), variables, x, cond)
+    assert (log_prob.shape, log_prob.dtype) == ((len(x),), jnp.float32)
+    if name not in ONE_PASS:
+        return
     params = forward(model, variables, x, cond)
     chex.assert_shape(params, (*x.shape, model.output.num_params))
     assert params.dtype == jnp.float32
     chex.assert_trees_all_close(apply(model, variables, x, cond), params, atol=1e-5)
-    assert arjax.log_prob(model, variables, x, cond).shape == (len(x),)
 
 
 def expected_receptive_field(name, model, ranks, event):
@@ -90,7 +115,7 @@ def expected_receptive_field(name, model, ranks, event):
     return field
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", ONE_PASS)
 def test_causality(name):
     """Which parameters change with a value; and that the operations show as much, in raster order."""
     model, variables, x, cond = setup(name)
@@ -112,12 +137,9 @@ def test_causality(name):
         arjax.check_causal(partial(forward, model, variables, cond=cond), x)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", EXACT)
 def test_normalisation(name):
-    model, variables, x, cond = setup(name)
-    every = events(model.output.levels, x.shape[1:])
-    log_probs = arjax.log_prob(model, variables, every, repeat(cond, len(every)))
-    assert float(jax.nn.logsumexp(log_probs)) == pytest.approx(0, abs=2e-5)
+    assert np.logaddexp.reduce(enumerated(name)[1]) == pytest.approx(0, abs=2e-5)
 
 
 @partial(jax.jit, static_argnums=0)
@@ -125,7 +147,7 @@ def quantile_and_log_prob(output, params, noise, x):
     return output.quantile(params, noise), output.log_prob(params, x)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", ONE_PASS)
 def test_samplers(name):
     """All methods draw the same: alone, with evidence and each example at a temperature of its own, and cold.
 
@@ -172,16 +194,16 @@ def test_samplers(name):
     np.testing.assert_array_equal(completed[before], free[before])
 
 
-@pytest.mark.parametrize("name", slow_but_for_one_of_each(NAMES))
+@pytest.mark.parametrize("name", slow_but_for_one_of_each(EXACT))
 def test_samples_follow_the_likelihood(name):
     """The mean log-probability of samples is minus the entropy of the enumerated distribution."""
     model, variables, x, cond = setup(name)
-    every = events(model.output.levels, x.shape[1:])
-    log_probs = np.asarray(arjax.log_prob(model, variables, every, repeat(cond, len(every))), np.float64)
+    every, log_probs = enumerated(name)
     entropy = -(np.exp(log_probs) * log_probs).sum()
     deviation = math.sqrt((np.exp(log_probs) * (log_probs + entropy) ** 2).sum())
     count = 8192
     samples = arjax.sample(model, variables, jax.random.key(4), (count, *x.shape[1:]), repeat(cond, count))
+    samples = samples["x"] if hasattr(model, "parts") else samples
     sampled = np.asarray(arjax.log_prob(model, variables, samples, repeat(cond, count)), np.float64)
     assert abs(sampled.mean() + entropy) < 5 * deviation / math.sqrt(count) + 1e-6
     means = np.tensordot(np.exp(log_probs), every, 1)
@@ -226,9 +248,11 @@ def test_conditioning_changes_samples(name):
     model, variables, x, cond = setup(name)
     others = jax.tree.map(lambda leaf: np.roll(leaf, 1, 0), cond)
     assert (arjax.log_prob(model, variables, x, cond) != arjax.log_prob(model, variables, x, others)).all()
-    noise = jax.random.uniform(jax.random.key(5), (64, *x.shape[1:]))
+    noise = noise_for(model, (64, *x.shape[1:]))
     one, other = (arjax.sample_from_noise(model, variables, noise, repeat(cond, 64, i)) for i in (0, 1))
-    assert (one != other).any()
+    assert any(jax.tree.leaves(jax.tree.map(lambda one, other: (one != other).any(), one, other)))
+    if name not in ONE_PASS:
+        return
     first = tuple(0 for _ in x.shape[1:])
     one, other = (np.asarray(apply(model, variables, x, repeat(cond, len(x), i))[:, *first]) for i in (0, 1))
     assert (one != other).all(), "the condition reaches the first position too"
@@ -238,11 +262,12 @@ def test_conditioning_changes_samples(name):
 def test_missing_or_surplus_cond(name):
     model, variables, x, cond = setup(name)
     wrong = np.zeros(len(x), np.int32) if cond is None else None
-    with pytest.raises(ValueError, match="cond"):
-        arjax.log_prob(model, variables, x, wrong)
+    for function, given in ((arjax.log_prob, x), (arjax.sample_from_noise, noise_for(model, x.shape))):
+        with pytest.raises(ValueError, match="cond"):
+            function(model, variables, given, wrong)
 
 
-@pytest.mark.parametrize("name", [name for name in NAMES if getattr(ZOO[name]()[0], "channels", 1) > 1])
+@pytest.mark.parametrize("name", [name for name in NAMES if getattr(MODELS[name], "channels", 1) > 1])
 def test_evidence_on_a_channel(name):
     """Given a channel of each pixel, the first pixel's later channels heed it, earlier ones do not."""
     model, variables, x, cond = setup(name)
@@ -283,7 +308,8 @@ def test_gradients_are_finite(name):
         return jax.value_and_grad(lambda v: -arjax.log_prob(model, v, x, cond).mean())(variables)
 
     deep = name.startswith(("pixelcnn", "transformer"))
-    for factor in (10 if name.startswith(("pixelcnnpp", "pixelsnail")) else 100 if deep else 1e4, 0.0):
+    deeper = name.startswith(("pixelcnnpp", "pixelsnail")) or name not in ONE_PASS
+    for factor in (10 if deeper else 100 if deep else 1e4, 0.0):
         extreme = jax.tree_util.tree_map_with_path(
             lambda path, leaf, factor=factor: leaf if path[-1].key == "v" else leaf * np.float32(factor), variables
         )  # a kernel v / |v| has a direction alone
@@ -293,12 +319,18 @@ def test_gradients_are_finite(name):
 @pytest.mark.parametrize("name", slow_but_for_one_of_each(WITH_DTYPE))
 def test_bfloat16(name):
     model, variables, x, cond = setup(name)
-    half = model.clone(dtype=jnp.bfloat16)
+    half = in_bfloat16(model)
     exact, rounded = (arjax.log_prob(m, variables, x, cond) for m in (model, half))
     assert (exact != rounded).any(), "the computation is in bfloat16"
     chex.assert_trees_all_close(rounded, exact, rtol=0.05)
-    noise = jax.random.uniform(jax.random.key(9), x.shape)
-    sampled = arjax.sample_from_noise(half, variables, noise, cond)
+
+
+@pytest.mark.parametrize("name", slow_but_for_one_of_each(WITH_DTYPE, set(ONE_OF_EACH) & set(ONE_PASS)))
+def test_bfloat16_samples(name):
+    model, variables, x, cond = setup(name)
+    half = in_bfloat16(model)
+    sampled = arjax.sample_from_noise(half, variables, noise_for(model, x.shape), cond)
+    sampled = sampled["x"] if hasattr(model, "parts") else sampled
     assert int(sampled.min()) >= 0
     assert int(sampled.max()) < model.output.levels
 

@@ -102,8 +102,9 @@ def test_a_network_that_counts_positions_wants_to_know_their_number():
     noise = jax.random.uniform(jax.random.key(0), (3, 12))
     whole = arjax.sample_from_noise(model, variables, noise)
     np.testing.assert_array_equal(whole, arjax.sample_from_noise(model, variables, noise, method="naive"))
-    with pytest.raises(ValueError, match="the length of a sequence is wanted"):
-        arjax.start(model, variables, whole[:, :5])
+    for known in (0, 1, 5):
+        with pytest.raises(ValueError, match="the length of a sequence is wanted"):
+            arjax.start(model, variables, whole[:, :known])
     state = arjax.start(model, variables, whole[:, :5], length=12)
     state, chunk = arjax.extend(model, variables, state, noise[:, 5:])
     np.testing.assert_array_equal(chunk, whole[:, 5:])

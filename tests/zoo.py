@@ -1,7 +1,8 @@
 """The single list of models: being listed here gives a model every property test.
 
 Each entry makes `(model, x, cond)`: a small model, an integer batch whose event is small enough to enumerate,
-and its conditioning, another for each example, or None.
+and its conditioning, another for each example, or None. A property that asks for something that not every model
+has, such as one pass of conditionals, runs over those that have it.
 """
 
 import flax.linen as nn
@@ -85,7 +86,7 @@ def pixelsnail(event, levels, **fields):
 ORDER = (4, 1, 7, 0, 5, 2, 6, 3)
 LABELS = np.array([3, 0, 4, 1], np.int32)
 
-ZOO = {
+CONDITIONALS = {
     "histogram": lambda: (
         Histogram((2, 3), Categorical(3), kernel_init=jax.nn.initializers.normal()),
         integers(3, 4, 2, 3),
@@ -260,19 +261,7 @@ ZOO = {
         None,
     ),
 }
-
-
-ONE_OF_EACH = (
-    *("histogram", "chain_rule", "made_categorical", "gated_pixelcnn_rgb", "gated_pixelcnn_map", "pixelcnn_rgb"),
-    *("temporal_conv", "wavenet_local", "lstm", "pixelrnn_row_rgb", "pixelrnn_diagonal"),
-    *("transformer_agnostic", "transformer_mixture_rgb", "pixelsnail_rgb_mixture", "own_network"),
-)
-"""Models that between them have most layers, for tests that take long."""
-
-
-def slow_but_for_one_of_each(names):
-    """Parameters of a test, all models but `ONE_OF_EACH` with the marker slow."""
-    return [name if name in ONE_OF_EACH else pytest.param(name, marks=pytest.mark.slow) for name in names]
+"""Models that are one pass of conditionals."""
 
 
 def context(**fields):
@@ -287,7 +276,7 @@ def multiscale(base, **fields):
     return ParallelMultiscale(base, **({"features": 6, "num_blocks": 1} | fields))
 
 
-EXACT = {
+HIERARCHIES = {
     "multiscale": lambda: (
         multiscale(gated_pixelcnn(Bernoulli(), num_layers=1), num_doublings=2, features=(6, 4)),
         integers(2, 4, 4, 4, 1),
@@ -350,10 +339,6 @@ EXACT = {
         integers(2, 4, 4, 4, 1),
         LABELS,
     ),
-}
-"""Hierarchies over partitions of an event."""
-
-WITH_PARTS = {
     "depth": lambda: (
         DepthUpscaling(
             gated_pixelcnn(Categorical(2), num_layers=2),
@@ -363,6 +348,10 @@ WITH_PARTS = {
         integers(8, 4, 2, 2, 1),
         None,
     ),
+}
+"""Models of an event part by part."""
+
+BOUNDS = {
     "gray": lambda: (
         Auxiliary(
             (parts.Gray(2, 2),),
@@ -395,9 +384,23 @@ WITH_PARTS = {
         None,
     ),
 }
-"""Hierarchies whose samples have parts."""
+"""The same, of which views are drawn beside the image: the likelihood is a lower bound."""
 
-STAGED = EXACT | WITH_PARTS
+ZOO = CONDITIONALS | HIERARCHIES | BOUNDS
+
+ONE_OF_EACH = (
+    *("histogram", "chain_rule", "made_categorical", "gated_pixelcnn_rgb", "gated_pixelcnn_map", "pixelcnn_rgb"),
+    *("temporal_conv", "wavenet_local", "lstm", "pixelrnn_row_rgb", "pixelrnn_diagonal"),
+    *("transformer_agnostic", "transformer_mixture_rgb", "pixelsnail_rgb_mixture", "own_network"),
+    *("multiscale_rgb", "multiscale_pixelrnn", "depth", "pyramid"),
+)
+"""Models that between them have most layers, for tests that take long."""
+
+
+def slow_but_for_one_of_each(names, of_each=ONE_OF_EACH):
+    """Parameters of a test, all models but `of_each` with the marker slow."""
+    return [name if name in of_each else pytest.param(name, marks=pytest.mark.slow) for name in names]
+
 
 CONTINUOUS = {
     "made_mog": lambda: (MADE((5,), Mixture(Normal(), 3), hidden=(20, 20)), floats(4, 5), None),

@@ -115,7 +115,7 @@ class Subscale(nn.Module):
         steps = jnp.arange(start, self.count, dtype=jnp.int32), plans.at(slice(start, None))
         slices, others = lax.scan(next_slice, slices, steps)
         log_probs = jax.tree.map(lambda leaf: jnp.swapaxes(leaf, 0, 1), others.log_probs)
-        passes = jax.tree.map(jnp.sum, others.iterations)
+        passes = jax.tree.map(lambda leaf: leaf.sum(dtype=jnp.int32), others.iterations)
         values = parts.join(list(slices), self.factors)
         return stages.chained(values, *drawn, Drawn(None, log_probs, passes))
 
@@ -144,14 +144,14 @@ class Subscale(nn.Module):
         event, axes = x.shape[1:], _places(x.shape[1:])
         phases = [i % factor for i, factor in zip(np.indices(event), self.factors, strict=True)]
         order = jnp.asarray(np.ravel_multi_index(phases, self.factors), jnp.int32)[None]
-        known = jnp.where(order < index.reshape(-1, *[1] * len(event)), x, ABSENT)
+        known = jnp.where(order < index.reshape(-1, *[1] * len(event)), x.astype(jnp.int32), ABSENT)
         codes = scale(known[..., None], self.output.levels)
         cells = [self._cells(codes[..., i], index, self.factors) for i in range(2)]
         if s is not None:
             everywhere = jnp.broadcast_to(s, (len(x), *event[:axes], s.shape[-1]))
             cells.append(self._cells(everywhere, index, self.factors[:axes]))
         cells = [cell.reshape(*cell.shape[: 1 + axes], -1) for cell in cells]
-        number = jax.nn.one_hot(index, self.count).reshape(-1, *[1] * axes, self.count)
+        number = jax.nn.one_hot(index, self.count, dtype=jnp.float32).reshape(-1, *[1] * axes, self.count)
         number = jnp.broadcast_to(number, (*cells[0].shape[:-1], self.count))
         features = self.context(jnp.concatenate([*cells, number], -1), train)
         own = tuple(slice(int(factor > 1), None) for factor in self.factors[:axes])
