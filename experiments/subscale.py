@@ -1,6 +1,6 @@
 """Subscale pixel networks (Menick and Kalchbrenner, 2019): interleaved slices, and high bits before low ones.
 
-Command: python -m experiments.subscale mnist   (--steps 600: an hour on a shared core; --help lists the variants)
+Command: python -m experiments.subscale mnist   (--steps 600: an hour on a shared core, as depth --steps 250)
 
 `mnist`: on binarized MNIST, 2 x 2 slices of 14 x 14 pixels and a context with attention, beside the same decoder
 in raster order on the whole image, of equal size and the same number of updates. Every update of the subscale
@@ -10,7 +10,7 @@ model. Without --data-dir (or ARJAX_DATA_DIR) MNIST comes from tensorflow-datase
 
     variant       raster               subscale
     mnist         91.54 nats           88.38 nats      (--steps 600)
-    depth             not yet measured (bits/dim)
+    depth         1.280 bits/dim       1.164 bits/dim  (--steps 250: 0.363 of the high bits, 0.801 of the low ones)
 
 The folder then holds two runs and samples.png, five rows of the raster model's, five of the subscale network's.
 """
