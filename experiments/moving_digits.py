@@ -1,15 +1,15 @@
 """A video part by part in time: the first and the fifth frame at the same time, then the frames between.
 
-Command: python -m experiments.moving_digits   (not yet timed)
+Command: python -m experiments.moving_digits --steps 800   (15 minutes on one CPU core)
 
 Scikit-learn's digits move through 8 frames of 16x16 pixels (`arjax.data.move`; generated, so comparable with
 nothing published). The frames are the channels of an image. The hierarchy generates frames 1 and 5, both at the
 same time, pixel by pixel; then 2 and 6 given these, 3 and 7, 4 and 8 (`Subscale` with the factors (1, 1, 4)).
 The direct model, of equal size, generates all 8 frames at the same time, a pixel after the other. Expect on the
-test set, in bits/dim:
+test set, in bits/dim, where a per-position histogram has 0.522:
 
-    direct      not yet measured
-    in time     not yet measured
+    direct      0.272
+    in time     0.241   (0.070 of frames 1 and 5, 0.062, 0.055 and 0.054 of the other pairs)
 
 The folder then holds two runs and samples.png, a video in a row: ten of the direct model's, ten of the
 hierarchy's.

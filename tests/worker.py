@@ -59,10 +59,10 @@ def run(directory, log, mesh=None, steps=20, join=None, pause=0.0, **settings):
         training.train_step = step
 
 
-def losses(log):
-    """Every loss that was found for a step, by step."""
+def losses(log, start=0):
+    """Every loss that was found for a step, by step; in the lines from `start` on."""
     found = {}
-    for step, loss in map(json.loads, Path(log).read_text().splitlines()):
+    for step, loss in map(json.loads, Path(log).read_text().splitlines()[start:]):
         found.setdefault(step, []).append(loss)
     return found
 
