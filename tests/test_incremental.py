@@ -388,6 +388,7 @@ TOGETHER: dict[str, Any] = {
     "places_by_index": lambda h: h[:, np.maximum(np.arange(h.shape[1]) - 3, 0)],
     "places_by_scattered_index": lambda h: h[:, np.arange(h.shape[1]) // 2],
     "places_by_table": lambda h: h[:, np.maximum(np.arange(h.shape[1])[:, None] - np.arange(3), 0)].sum(2),
+    "places_of_fewer": loop_only(lambda h: h[:, :-3][:, np.arange(h.shape[1]) // 9], lengths=(7, 33)),
     # products
     "dense": lambda h: h @ w(4, 3),
     "dense_from_the_left": lambda h: jnp.einsum("gf,btf->btg", w(3, 4), h),
@@ -416,6 +417,19 @@ TOGETHER: dict[str, Any] = {
         h,
         before(h),
         bias=-np.abs(np.subtract.outer(np.arange(h.shape[1]), np.arange(h.shape[1]))).astype(np.float32),
+    ),
+    "attention_to_fewer": loop_only(
+        lambda h: (
+            jax.nn.softmax(
+                jnp.where(
+                    np.tri(h.shape[1], h.shape[1] - 3, dtype=bool)[None],
+                    jnp.einsum("btf,bsf->bts", jnp.cos(h), h[:, :-3]),
+                    -jnp.inf,
+                )
+            )
+            @ jnp.tanh(h[:, :-3])
+        ),
+        lengths=(7, 33),
     ),
     "attention_keys_first": keys_first,
     "attention_positions_first": positions_first,

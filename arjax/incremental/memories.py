@@ -133,7 +133,7 @@ class Ring(Memory):
 
     def read_from(self, table: np.ndarray, lag: int) -> Node:
         """The index `table[t - lag]` of all so far, the present one included."""
-        self.span = self.array.shape[self.axis]
+        self.span = max(self.array.shape[self.axis], self.loop.length)  # of a cropped array, what is cropped too
         places = jnp.asarray(table)
 
         def of_block(held: Array, t: Array, piece: Array) -> Array:
