@@ -85,10 +85,11 @@ def sample_from_noise(
         method: "cached" evaluates every activation once, by a sampler derived from the parallel pass (see
             `arjax.incremental`); "naive" evaluates the network anew for each dimension and is the oracle;
             "fixed_point" draws all at once, `x <- quantile(params(x), noise)`, until no integer changes; "rows"
-            is between the last and the first: cached from row to row of an image in raster order, each row by the
-            fixed point, in a few parallel passes over it instead of a step for each of its pixels. It pays
-            where a step costs the same however little it does, on an accelerator at a small batch, and not on a
-            CPU.
+            and "blocks" are between the last and the first: cached from row to row of an image in raster order,
+            or from block to block of a sequence or of a model's own order, each of them by the fixed point, in a
+            few parallel passes over it instead of a step for each of its positions. They pay where a step costs
+            the same however little it does, on an accelerator at a small batch, and not on a CPU.
+        block: with "blocks", the positions of a block; the last one has what is left.
         temperature: below 1 sharpens and above 1 flattens every conditional; a number or one per example.
         top_p: draw from the most probable levels alone whose probabilities sum to this, a number or one per
             example; None for all.
@@ -98,19 +99,21 @@ def sample_from_noise(
         return_log_prob: return `(sample, log_prob)`, the latter `Float[b]` in nats, found while drawing: that of
             `arjax.log_prob`, to rounding. Evidence counts nothing (it is the log-probability of what was drawn,
             given what came before), and with `temperature` or `top_p` it is under the distribution drawn from.
-        return_iterations: with "fixed_point" or "rows", return `(sample, iterations)` or `(sample, log_prob,
-            iterations)`, the parallel passes that were made one after the other: over the whole event, at most
-            dimensions + 1, or over single rows, at most height * (dimensions of a row + 1). The last pass only
-            confirms.
+        return_iterations: with "fixed_point", "rows" or "blocks", return `(sample, iterations)` or `(sample,
+            log_prob, iterations)`, the parallel passes that were made one after the other: over the whole event,
+            at most dimensions + 1, or over single rows or blocks, at most dimensions + 1 for each of them. The
+            last pass only confirms.
         assume_causal: take for causal what cannot be proved to be, such as attention with a mask that is computed
             from variables.
 
     Raises:
-        NotCausal: with "cached" or "rows", a conditional depends on its own dimension or on later ones, or may.
+        NotCausal: with "cached", "rows" or "blocks", a conditional depends on its own dimension or on later ones,
+            or may.
         ValueError: an unknown method, noise that is not of floats in [0, 1) or not of the model's event, a `cond`
             or evidence that does not fit, a temperature of 0 or less, a top_p outside of (0, 1] or for an output
             without `nucleus`, a label the model has no class for, `return_iterations` with another method, "rows"
-            without an image `(batch, height, width, channels)` in raster order.
+            without an image `(batch, height, width, channels)` in raster order, "blocks" without a sequence
+            `(batch, t)` or a model with an order of its own, or with a network with strides.
     """
     model = hashable(model)
     if method not in list(_METHODS):

@@ -52,13 +52,13 @@ def refuse(message, **options):
 
 
 def test_unknown_method():
-    refuse("method is one of cached, naive, fixed_point, rows, got 'ancestral'", method="ancestral")
+    refuse("method is one of cached, naive, fixed_point, rows, blocks, got 'ancestral'", method="ancestral")
 
 
 @pytest.mark.parametrize("method", ["cached", "naive"])
 def test_only_the_fixed_point_counts_iterations(method):
     refuse(
-        f"only method='fixed_point' and 'rows' count iterations, got method='{method}'",
+        f"only the methods fixed_point, rows, blocks count iterations, got method='{method}'",
         method=method,
         return_iterations=True,
     )
@@ -66,6 +66,14 @@ def test_only_the_fixed_point_counts_iterations(method):
 
 def test_rows_want_images():
     refuse(r"images .* are wanted for method='rows', got Histogram and noise of shape \(5, 2, 3\)", method="rows")
+
+
+def test_blocks_want_sequences():
+    refuse(
+        r"sequences .* are wanted for method='blocks', got Histogram and noise of shape \(5, 2, 3\)",
+        method="blocks",
+    )
+    refuse("blocks of 1 position or more are wanted, got block=0", method="blocks", block=0)
 
 
 VALUES, KNOWN = np.zeros((5, 2, 3), np.int32), np.ones((5, 2, 3), bool)
