@@ -80,12 +80,15 @@ def _of_block(level: Loop, q: Tracked, k: Tracked, v: Tracked, slots: int, sees:
     """Of a block, with the keys before it that it reaches, and its own."""
     keys, values = (level.memory(Window, a).read_run(-slots) for a in (k, v))
 
-    def step(t: Array, q: Array, keys: Array, key: Array, values: Array, value: Array) -> Array:
+    def masked(t: Array) -> tuple[Array, Array]:
         before, here = t - slots + jnp.arange(slots, dtype=jnp.int32), level.spread(t, 0)
-        mask = sees(before, here).T & (before >= 0)[None]
-        return attend(q, [(keys, values, mask), (key, value, sees(here, here).T)])
+        return sees(before, here).T & (before >= 0)[None], sees(here, here).T
 
-    return Node(step, [level.clock, q.pieces[0], keys, k.pieces[0], values, v.pieces[0]])
+    def step(masks: Any, q: Array, keys: Array, key: Array, values: Array, value: Array) -> Array:
+        return attend(q, [(keys, values, masks[0]), (key, value, masks[1])])
+
+    masks = Node(masked, [level.clock])
+    return Node(step, [masks, q.pieces[0], keys, k.pieces[0], values, v.pieces[0]])
 
 
 def _of_rows(

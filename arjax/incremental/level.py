@@ -27,6 +27,7 @@ from arjax.incremental.values import (
     demanded,
     fixed,
     resized,
+    taken,
 )
 
 INLINE = frozenset(
@@ -330,13 +331,14 @@ class Loop(Level):
     def parts(self, const: Const, axis: int, like: Tracked) -> list[Node]:
         """The slices of a constant for the present step."""
         count = len(like.pieces)
-        if not const.varies(axis):
+        if not const.varies(axis) and (self.block is None or const.source is not None):
             return [fixed(const.slice(axis, 0, self.block or 1))] * count
         self.bounded = self.bounded or not const.of_part
         clock = self.part_clock if const.of_part else self.clock
         if self.block is not None:
+            of_block = self.block
             if like.lag == 0 and const.shape[axis] >= self.length:
-                return [Node(lambda t: const.slice(axis, t, self.block), [clock])]
+                return [Node(lambda t: const.slice(axis, t, of_block), [clock])]
             return [Node(lambda t: taken(const.value, self.spread(t - like.lag, 0), axis), [clock])]
 
         def at(t: Any, j: int, width: int) -> Any:

@@ -65,13 +65,14 @@ def total(level: Loop, eqn: Any, a: Tracked) -> Tracked:
     nothing = {"cumsum": 0, "cumprod": 1, "cummin": most}.get(name, least)
     state = RecurrentState(level, jnp.full(resized(a.shape, a.axis, 1), nothing, a.dtype))
     pieces, last = [], state.node
-    if level.block is not None:
+    if level.block is None:
+        for piece in a.pieces:
+            last = Node(combine, [last, piece])
+            pieces.append(last)
+    else:
         both = Node(lambda before, x: bind(eqn, jnp.concatenate([before, x], a.axis)), [last, *a.pieces])
         pieces.append(Node(lambda x: x[along(a.axis, 1, None)], [both]))
         last = Node(lambda x: x[along(a.axis, -1, None)], [both])
-    for piece in a.pieces if level.block is None else ():
-        last = Node(combine, [last, piece])
-        pieces.append(last)
     state.new = last
     if level.whole_input is not None:
         state.whole = Node(lambda x: bind(eqn, x)[along(a.axis, -1, None)], [whole(a)])
