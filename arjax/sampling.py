@@ -5,6 +5,7 @@ The naive, the cached and the fixed-point sampler turn the same noise into the s
 """
 
 import math
+from collections.abc import Callable
 from functools import partial
 from typing import Any, Literal
 
@@ -286,7 +287,7 @@ def derived(
     return incremental.sample(function, x, kept, plan, assume_causal, draw_row, block)
 
 
-_METHODS = {
+_METHODS: dict[str, Callable[..., Drawn]] = {
     "cached": _cached,
     "naive": _naive,
     "fixed_point": _fixed_point,
