@@ -18,7 +18,7 @@ which flatters the ratio to the naive sampler: quote figures from an idle one.
   few in a large batch are ties that rounding broke another way (after one, all integers of an example may
   differ from the naive sampler's); many are a wrong sampler.
 - `naive*` ("extrapolated": true): it would exceed --naive-seconds, so only its first dimensions were timed.
-- `iterations` (JSON only): passes that the fixed-point sampler took, over single rows with the method rows.
+- `iterations` (JSON only): passes that the fixed-point sampler took, over rows or blocks with those methods.
 
 Models: gated_pixelcnn (28x28, 8 layers of 64 channels, Bernoulli), gated_pixelcnn_256 (with 256 levels),
 gated_pixelcnn_rgb (32x32x3, 8 layers of 96 channels, 256 levels), pixelcnn (28x28, 7 blocks of 64, Bernoulli),
@@ -41,8 +41,7 @@ from arjax import sample_from_noise, sampling
 from arjax.decoding import Draw, Plan
 from benchmarks import common
 
-METHODS = ["naive", "cached", "fixed_point", "rows"]
-COUNTED = {"fixed_point", "rows"}
+METHODS = ["naive", "cached", "fixed_point", "rows", "blocks"]
 COLUMNS = [
     "model",
     "batch",
@@ -92,15 +91,15 @@ def measure(
         if method == "naive" and timed < dimensions:
             prepare(method, partial(first_dimensions, model, timed), noise)
         else:
-            options: Any = {"method": method, "return_iterations": method in COUNTED}
+            options: Any = {"method": method, "return_iterations": method in sampling.COUNTED}
             prepare(method, partial(sample_from_noise, model, **options), noise)
-    for group in ["forward", "cached", "rows"], ["naive"], ["fixed_point"]:
+    for group in ["forward", "cached", "rows", "blocks"], ["naive"], ["fixed_point"]:
         found = common.fewest_seconds({name: programs[name] for name in group if name in programs}, seconds)
         times, results = times | found[0], results | found[1]
 
     samples = {method: results[method] for method in methods}
     iterations = {}
-    for method in COUNTED & samples.keys():
+    for method in samples.keys() & sampling.COUNTED:
         samples[method], iterations[method] = results[method]
     if "naive" in methods and timed < dimensions:
         times["naive"] *= dimensions / timed

@@ -435,7 +435,7 @@ class RowByRow(nn.Module):
 SEQUENCE = (3, 14)
 LAYERS = {"qkv": (2, 8, 24), "proj": (2, 8, 8), "up": (2, 8, 16), "down": (2, 16, 8)}
 
-NETWORKS: dict[str, Callable[[], Network]] = {
+SEQUENCES: dict[str, Callable[[], Network]] = {
     "wavenet": lambda: linen(WaveNet(), (3, 40), scale=0.2),
     "lstm": lambda: linen(Recurrent(nn.OptimizedLSTMCell), SEQUENCE),
     "gru": lambda: linen(Recurrent(nn.GRUCell), SEQUENCE),
@@ -459,6 +459,9 @@ NETWORKS: dict[str, Callable[[], Network]] = {
     "image_as_sequence": lambda: linen(ImageAsSequence(), (3, 20)),
     "real_valued": lambda: linen(RealValued(), SEQUENCE, levels=None),
     "conditional": conditional,
+}
+
+IMAGES: dict[str, Callable[[], Network]] = {
     "gated_pixelcnn": lambda: linen(GatedPixelCNN(), (3, 4, 6)),
     "gated_pixelcnn_narrow": lambda: linen(GatedPixelCNN(), (3, 5, 3)),
     "pixelcnn_masked": lambda: linen(PixelCNN(), (3, 5, 6)),
@@ -467,6 +470,8 @@ NETWORKS: dict[str, Callable[[], Network]] = {
     "pixelcnn_strided": lambda: linen(PixelCNNPP(), (2, 4, 6)),
     "row_by_row": lambda: linen(RowByRow(), (3, 4, 6)),
 }
+
+NETWORKS = SEQUENCES | IMAGES
 
 
 # What is refused ------------------------------------------------------------------------------------------------

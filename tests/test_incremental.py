@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax import lax
-from plain_networks import NETWORKS, REFUSED
+from plain_networks import NETWORKS, REFUSED, SEQUENCES
 
 from arjax.distributions import Categorical
 from arjax.incremental import loops
@@ -45,6 +45,12 @@ def taught(function, x, **options):
     def draw(params, x):
         return x, [params[..., i] for i in range(params.shape[-1])]
 
+    def draw_together(function, x):
+        params, aux = function(x)
+        return *draw(params, x), aux
+
+    if "block" in options:
+        options["draw_row"] = draw_together
     return jnp.stack(loops.sample(function, jax.ShapeDtypeStruct(x.shape, x.dtype), draw, x, **options), -1)
 
 
@@ -388,6 +394,7 @@ TOGETHER: dict[str, Any] = {
     "places_by_index": lambda h: h[:, np.maximum(np.arange(h.shape[1]) - 3, 0)],
     "places_by_scattered_index": lambda h: h[:, np.arange(h.shape[1]) // 2],
     "places_by_table": lambda h: h[:, np.maximum(np.arange(h.shape[1])[:, None] - np.arange(3), 0)].sum(2),
+    "places_of_fewer": loop_only(lambda h: h[:, :-3][:, np.arange(h.shape[1]) // 9], lengths=(7, 33)),
     # products
     "dense": lambda h: h @ w(4, 3),
     "dense_from_the_left": lambda h: jnp.einsum("gf,btf->btg", w(3, 4), h),
@@ -416,6 +423,19 @@ TOGETHER: dict[str, Any] = {
         h,
         before(h),
         bias=-np.abs(np.subtract.outer(np.arange(h.shape[1]), np.arange(h.shape[1]))).astype(np.float32),
+    ),
+    "attention_to_fewer": loop_only(
+        lambda h: (
+            jax.nn.softmax(
+                jnp.where(
+                    np.tri(h.shape[1], h.shape[1] - 3, dtype=bool)[None],
+                    jnp.einsum("btf,bsf->bts", jnp.cos(h), h[:, :-3]),
+                    -jnp.inf,
+                )
+            )
+            @ jnp.tanh(h[:, :-3])
+        ),
+        lengths=(7, 33),
     ),
     "attention_keys_first": keys_first,
     "attention_positions_first": positions_first,
@@ -592,16 +612,29 @@ def cases(names, kind=""):
     ]
 
 
+def slow_but_for(quick, names):
+    """Parameters of a test, all but the `quick` ones with the marker slow."""
+    return [name if name in quick else pytest.param(name, marks=pytest.mark.slow) for name in names]
+
+
+OF_BLOCKS = (
+    *("cumsum", "cumsum_of_integers", "late_by_20", "pad_both_and_crop", "halves_by_concatenation"),
+    *("places_of_fewer", "dense_of_each_place", "triangular_mixing", "attention_keys_first", "attention_to_fewer"),
+    *("conv_far", "conv_grouped", "conv_both_sides_cropped", "down_up_by_conv", "scan_of_pieces"),
+)
+"""Rules and memories that know of blocks."""
+
+
 def data(*shape):
     return np.random.default_rng(sum(shape)).normal(size=shape).astype(np.float32)
 
 
-def compare(case, function, shapes):
+def compare(case, function, shapes, **options):
     """`function` at every position, by the sampler and in parallel."""
 
     @functools.partial(jax.jit, compiler_options=FAST_COMPILATION)
     def both(xs, arrays):
-        return [(taught(lambda x: function(x, *arrays), x), function(x, *arrays)) for x in xs]
+        return [(taught(lambda x: function(x, *arrays), x, **options), function(x, *arrays)) for x in xs]
 
     for shape, (ours, theirs) in zip(shapes, both([data(*shape) for shape in shapes], case.arrays), strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-5, err_msg=str(shape))
@@ -627,6 +660,24 @@ def test_rule_among_few(name):
         return jax.vmap(lambda h: case.function(h, *arrays), 1, 1)(entered(x, 2))
 
     compare(case, function, [(2, 2, 3)])
+
+
+BLOCK = 5
+
+
+@pytest.mark.parametrize("name", slow_but_for(OF_BLOCKS, [name for name in TOGETHER if name not in MISSING]))
+def test_rule_in_blocks(name):
+    """Where a step is a block of positions, of which the last one is shorter."""
+    case = RULES[name]
+
+    def function(x, *arrays):
+        return case.function(entered(x), *arrays)
+
+    if case.lengths == PERIODIC:
+        with pytest.raises(ValueError, match=r"without strides is wanted .* in blocks, got one with a period of"):
+            compare(case, function, [(2, 24)], block=BLOCK)
+    else:
+        compare(case, function, [(2, case.lengths[-1])], block=BLOCK)
 
 
 # Networks as others write them ----------------------------------------------------------------------------------
@@ -682,6 +733,32 @@ def test_network(name):
     np.testing.assert_allclose(x, expected, atol=tolerance)
     np.testing.assert_allclose(x, again, atol=tolerance)
     assert network.levels is None or len(np.unique(x)) == network.levels
+
+
+@pytest.mark.parametrize(
+    "name", slow_but_for(("gpt_by_einsum", "elman"), [name for name in SEQUENCES if not name.startswith("unet")])
+)
+def test_network_in_blocks(name):
+    """After as many passes as a block has positions it is what one pass over the whole gives back."""
+    network = NETWORKS[name]()
+    output, dtype = (Real(), jnp.float32) if network.levels is None else (Categorical(network.levels), jnp.int32)
+
+    def draw_block(function, noise):
+        nothing = jnp.zeros(noise.shape, dtype)
+        x = lax.fori_loop(0, noise.shape[1], lambda _, x: output.quantile(function(x)[0], noise), nothing)
+        _, aux = function(x)
+        return x, x, aux
+
+    @functools.partial(jax.jit, compiler_options=FAST_COMPILATION)
+    def run(variables, noise):
+        function = functools.partial(network.apply, variables)
+        example = jax.ShapeDtypeStruct(network.shape, dtype)
+        x = loops.sample(function, example, lambda _, x: (x, x), noise, draw_row=draw_block, block=BLOCK)
+        return x, output.quantile(function(x), noise)
+
+    noise = np.random.default_rng(0).uniform(0.01, 0.99, network.shape).astype(np.float32)
+    x, again = run(network.variables, noise)
+    np.testing.assert_allclose(x, again, atol=1e-4 if network.levels is None else 0)
 
 
 # Refusals -------------------------------------------------------------------------------------------------------

@@ -27,7 +27,7 @@ from helpers import (
 from zoo import BOUNDS, ONE_OF_EACH, ZOO, slow_but_for_one_of_each
 
 import arjax
-from arjax import training
+from arjax import sampling, training
 from arjax.models import PixelCNN, RowLSTM
 from arjax.modules import forward
 
@@ -53,6 +53,10 @@ EXACT = [name for name in NAMES if name not in BOUNDS]
 CONDITIONAL = [name for name in NAMES if ZOO[name]()[2] is not None]
 DERIVED = [name for name in NAMES if not hasattr(MODELS[name], "generate")]
 SEQUENCES = [name for name in DERIVED if ZOO[name]()[1].ndim == 2]
+ORDERED = [name for name in DERIVED if name in SEQUENCES or hasattr(MODELS[name], "in_order")]
+"""Models of one axis of positions, in the order of generation."""
+BLOCK = 5
+"""Positions of a block: some events end with a shorter one, some are one."""
 HOPS = {"wavenet_local": 6, "gru": 2}
 WITH_DTYPE = [name for name in NAMES if in_bfloat16(MODELS[name]) != MODELS[name]]
 
@@ -149,6 +153,18 @@ def quantile_and_log_prob(output, params, noise, x):
 
 @pytest.mark.parametrize("name", ONE_PASS)
 def test_samplers(name):
+    """All methods draw the same."""
+    check_samplers(name, name in ORDERED and name in ONE_OF_EACH)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [name for name in ORDERED if name not in ONE_OF_EACH])
+def test_samplers_in_blocks(name):
+    """All methods draw the same, that of blocks too."""
+    check_samplers(name, True)
+
+
+def check_samplers(name, in_blocks):
     """All methods draw the same: alone, with evidence and each example at a temperature of its own, and cold.
 
     One parallel pass gives the sample back, and its log-probability at that temperature. Cold samples are modes.
@@ -159,12 +175,16 @@ def test_samplers(name):
     noise = jax.random.uniform(jax.random.key(3), x.shape)
     some, none = np.random.default_rng(6).random(x.shape) < 0.4, np.zeros(x.shape, bool)
     warm, ones = np.linspace(0.5, 2, 64, dtype=np.float32), np.ones(64, np.float32)
-    methods = ["naive", "cached", "fixed_point"]
-    if x.ndim == 4 and name in DERIVED and not hasattr(model, "ranks"):
+    methods, size, outer = ["naive", "cached", "fixed_point"], math.prod(x.shape[1:]), 1
+    if in_blocks:
+        methods.append("blocks")
+        outer = math.ceil(size / (getattr(model, "channels", 0) or 1) / BLOCK)
+    elif x.ndim == 4 and name in DERIVED and name not in ORDERED:
         methods.append("rows")
+        outer = x.shape[1]
 
     def draw(method, known, temperature):
-        options = {"return_iterations": method in ("fixed_point", "rows"), "return_log_prob": True}
+        options = {"return_iterations": method in sampling.COUNTED, "return_log_prob": True, "block": BLOCK}
         settings = {"evidence": (x, known), "temperature": temperature}
         return arjax.sample_from_noise(model, variables, noise, cond, method=method, **settings, **options)
 
@@ -174,9 +194,9 @@ def test_samplers(name):
         for other, its_log_prob, *_ in others:
             chex.assert_trees_all_equal(sample, other)
             chex.assert_trees_all_close(log_prob, its_log_prob, rtol=1e-4, atol=1e-4)
-        assert 1 <= others[1][2] <= math.prod(x.shape[1:]) + 1
-        if "rows" in methods:
-            assert x.shape[1] <= others[2][2] <= x.shape[1] * (math.prod(x.shape[2:]) + 1)
+        assert 1 <= others[1][2] <= size + 1
+        for _, _, iterations in others[2:]:
+            assert outer <= iterations <= size + outer
         params = apply(model, variables, sample, cond)
         if temperature[0] < 1e-30:
             if "mixture" not in name:  # a cold mixture keeps the mean of one component, which may not be its mode

@@ -3,6 +3,7 @@ import itertools
 import flax.linen as nn
 import jax
 import jax.extend
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.interpreters import partial_eval
@@ -13,7 +14,7 @@ from arjax.decoding import Draw, Plan
 from arjax.distributions import Bernoulli, Categorical, DiscretizedLogisticMixture
 from arjax.layers import Classes, MaskedDense, one_hot
 from arjax.masks import connect
-from arjax.models import MADE, ChainRule, GatedPixelCNN, Histogram, PixelCNN, PixelCNNPP
+from arjax.models import MADE, ChainRule, GatedPixelCNN, Histogram, PixelCNN, PixelCNNPP, TemporalConv
 
 METHODS = ("cached", "naive", "fixed_point")
 HISTOGRAM = Histogram((2, 3), Categorical(4))
@@ -52,13 +53,13 @@ def refuse(message, **options):
 
 
 def test_unknown_method():
-    refuse("method is one of cached, naive, fixed_point, rows, got 'ancestral'", method="ancestral")
+    refuse("method is one of cached, naive, fixed_point, rows, blocks, got 'ancestral'", method="ancestral")
 
 
 @pytest.mark.parametrize("method", ["cached", "naive"])
 def test_only_the_fixed_point_counts_iterations(method):
     refuse(
-        f"only method='fixed_point' and 'rows' count iterations, got method='{method}'",
+        f"only the methods fixed_point, rows, blocks count iterations, got method='{method}'",
         method=method,
         return_iterations=True,
     )
@@ -66,6 +67,14 @@ def test_only_the_fixed_point_counts_iterations(method):
 
 def test_rows_want_images():
     refuse(r"images .* are wanted for method='rows', got Histogram and noise of shape \(5, 2, 3\)", method="rows")
+
+
+def test_blocks_want_sequences():
+    refuse(
+        r"sequences .* are wanted for method='blocks', got Histogram and noise of shape \(5, 2, 3\)",
+        method="blocks",
+    )
+    refuse("blocks of 1 position or more are wanted, got block=0", method="blocks", block=0)
 
 
 VALUES, KNOWN = np.zeros((5, 2, 3), np.int32), np.ones((5, 2, 3), bool)
@@ -190,6 +199,38 @@ def test_iterations_of_a_chain_of_copies():
         )
         np.testing.assert_array_equal(x, [[int(head > 0.5)] * size])
         assert iterations == expected
+
+
+def copies(variables, x):
+    """Each position is the one before it, for certain; the first one is 0 or 1, one as likely as the other."""
+    before = jnp.pad(jax.nn.one_hot(x, 2), ((0, 0), (1, 0), (0, 0)))[:, :-1]
+    return variables["scale"] * before
+
+
+def test_iterations_of_blocks_of_copies():
+    """Their bounds: a 1 at the head advances one position a pass, and the last pass of each block confirms."""
+    model, variables = arjax.Causal(copies, Categorical(2)), {"scale": np.float32(100)}
+    for head, expected in ((0.75, (3 + 1) + (3 + 1) + (1 + 1)), (0.25, 1 + 1 + 1)):
+        noise = np.full((1, 7), head, np.float32)
+        x, iterations = arjax.sample_from_noise(
+            model, variables, noise, method="blocks", block=3, return_iterations=True
+        )
+        np.testing.assert_array_equal(x, [[int(head > 0.5)] * 7])
+        assert iterations == expected
+
+
+def test_blocks_under_jit_and_vmap():
+    """And with options: what the cached sampler draws."""
+    model, shape = TemporalConv(Categorical(4), features=4, dilations=(1, 2)), (5, 7)
+    variables = random_variables(model, shape)
+
+    def draw(key, **method):
+        return arjax.sample(model, variables, key, shape, top_p=0.8, temperature=1.5, **method)
+
+    keys = jax.random.split(jax.random.key(5), 2)
+    together = jax.jit(jax.vmap(lambda key: draw(key, method="blocks", block=3)))(keys)
+    np.testing.assert_array_equal(together, np.stack([draw(key) for key in keys]))
+    assert len(np.unique(together)) == 4
 
 
 # Evidence

@@ -11,7 +11,8 @@ the memories need of it.
 **What there is.** `Loop` and `Parts` are a `level.Level`, the four kinds of memory a `memories.Memory`.
 
                     what it is                                    made by              read by          lasts
-    Loop            a function along an axis, step by step        loops.looped         Stepper, Period  a call
+    Loop            a function along an axis, step by step        loops.looped,        Stepper, Period  a call
+                                                                  loops.in_blocks
     Parts           the same, all positions in one step           loops.interpreted    Period           a call
     Const           an array that does not depend on the input    rules                rules            a trace
     Tracked         one that does: axis, lag, pieces of a step    rules                rules            a trace
@@ -25,7 +26,9 @@ the memories need of it.
     Period          the positions of a step, one after the other  Stepper, sampled     Stepper          a step
     Context         what levels share: how to draw, Facts         sample, streams      Stepper, Period  a call
 
-A step of a network with strides is a period of several positions. The level of the rows is made first, and that
+A step of a network with strides is a period of several positions, which are drawn one after the other. A step of
+a sampler in blocks is several positions too, which are drawn together, by a `draw_row`; there a piece of an array
+is as many indices, and the same rules make it. The level of the rows is made first, and that
 of the columns while a step of the rows is traced. A memory is asked for while a function is interpreted, and is
 as long as the farthest of its reads. It begins as `initial()`, zeros and what is known before the first position,
 or, where a prompt was absorbed in one parallel pass, as `after(whole, steps)`; a step reads it, and once its

@@ -10,7 +10,7 @@ import numpy as np
 from jax import Array
 
 from arjax.incremental.level import Loop, NoRule
-from arjax.incremental.memories import KVCache, Ring
+from arjax.incremental.memories import KVCache, Ring, Window
 from arjax.incremental.values import Node, Tracked
 
 Sees = Callable[[Any, Any], Any]
@@ -45,7 +45,9 @@ def attention_step(level: Any, ins: list[Any], sees: Sees, attend: Callable[...,
     itself, earlier = seen.diagonal(), np.tril(seen, -1)
     most, span = int(earlier.sum(1).max(initial=0)), _span(earlier)
     slots = min(max(span, 1), length)
-    if 2 * most < slots:
+    if level.block is not None:
+        node = _of_block(level, q, k, v, slots, sees, attend)
+    elif 2 * most < slots:
         node = _of_rows(level, q, k, v, itself, earlier, most, span, attend)
     else:
         node = _of_all(level, q, k, v, slots, sees, attend)
@@ -72,6 +74,21 @@ def _of_all(level: Loop, q: Tracked, k: Tracked, v: Tracked, slots: int, sees: S
         return attend(q, [(jnp.swapaxes(keys, 1, 2), values, mask), (key, value, own)])
 
     return Node(step, [level.clock, q.pieces[0], keys.node, k.pieces[0], values.node, v.pieces[0]])
+
+
+def _of_block(level: Loop, q: Tracked, k: Tracked, v: Tracked, slots: int, sees: Sees, attend: Any) -> Node:
+    """Of a block, with the keys before it that it reaches, and its own."""
+    keys, values = (level.memory(Window, a).read_run(-slots) for a in (k, v))
+
+    def masked(t: Array) -> tuple[Array, Array]:
+        before, here = t - slots + jnp.arange(slots, dtype=jnp.int32), level.spread(t, 0)
+        return sees(before, here).T & (before >= 0)[None], sees(here, here).T
+
+    def step(masks: Any, q: Array, keys: Array, key: Array, values: Array, value: Array) -> Array:
+        return attend(q, [(keys, values, masks[0]), (key, value, masks[1])])
+
+    masks = Node(masked, [level.clock])
+    return Node(step, [masks, q.pieces[0], keys, k.pieces[0], values, v.pieces[0]])
 
 
 def _of_rows(

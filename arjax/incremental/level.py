@@ -27,6 +27,7 @@ from arjax.incremental.values import (
     demanded,
     fixed,
     resized,
+    taken,
 )
 
 INLINE = frozenset(
@@ -55,9 +56,11 @@ class Level:
     Attributes:
         inputs: sources, the input's pieces.
         outs: the outputs, flat.
+        block: indices of each piece, of a loop whose steps are blocks; else None, and a piece is an index.
     """
 
     rules: ClassVar[dict[str, Callable[..., Any]]]
+    block: int | None = None
     inputs: list[Node]
     outs: list[Value]
 
@@ -71,6 +74,11 @@ class Level:
     def length(self) -> int:
         """Of the axis."""
         return self.example.shape[self.axis]
+
+    def entered(self) -> Tracked:
+        """The input."""
+        sizes = None if self.block is None else (self.block,)
+        return Tracked(list(self.inputs), self.axis, 0, tuple(self.example.shape), self.example.dtype, sizes=sizes)
 
     def interpret(self, jaxpr: Any, consts: Sequence[Value], args: Sequence[Value]) -> list[Value]:
         """The outputs of `jaxpr`, equation by equation."""
@@ -214,12 +222,15 @@ class Level:
 
 
 class Loop(Level):
-    """A level with a step for every position, or for every period of a network with strides.
+    """A level with a step for every position, for every period of a network with strides, or for every block.
+
+    A step that is a `block` of positions, which are drawn together, has one piece of each array, of as many
+    indices. Rules are the same; where they count, they do so by `clock` and `spread`.
 
     Attributes:
         width: positions of a step: the period.
-        inner: whether the positions of a step have loops of their own.
-        clock: a source, the number of the step.
+        inner: whether the positions of a step have loops of their own, or are drawn together.
+        clock: a source, the number of the step; of a block that of its first position.
         part_clock: a source, its number in the present part of a stream.
         memories: what is carried from step to step.
         bounded: whether it holds for `length` positions alone, since something is known for each of them.
@@ -236,13 +247,14 @@ class Loop(Level):
         facts: Facts,
         inner: bool = False,
         prompt: bool = False,
+        block: int | None = None,
     ):
         """Interprets `function`, again where that shows the period, or which operand of a product is which.
 
         `prompt` says that the input is known as a whole: see `whole_input`.
         """
         super().__init__(function, example, axis, facts)
-        self.inner, self.width, self.flips = inner, 1, set[int]()
+        self.inner, self.width, self.block, self.flips = inner, 1, block, set[int]()
         self.whole_input = Node(None, last=-1) if prompt else None
         while True:
             self.clock, self.part_clock = Node(None, last=-1), Node(None, last=-1)
@@ -251,13 +263,18 @@ class Loop(Level):
             self.readers: dict[Any, Any] = {}
             self.products, self.bounded = 0, False
             self.assumed: str | None = None
-            x = Tracked(list(self.inputs), axis, 0, tuple(example.shape), example.dtype, whole=self.whole_input)
+            x = replace(self.entered(), whole=self.whole_input)
             try:
                 self.outs = self.interpret(self.closed.jaxpr, [facts.constant(c) for c in self.closed.consts], [x])
                 break
             except Flip as flip:
                 self.flips.add(flip.args[0])
             except LongerPeriod as period:
+                if block is not None:
+                    raise ValueError(
+                        "a network without strides is wanted to be sampled in blocks, got one with a period of "
+                        f"{period.args[0]} positions"
+                    ) from None
                 self.width = math.lcm(self.width, period.args[0])
                 if self.length % self.width:
                     raise ValueError(
@@ -305,13 +322,24 @@ class Loop(Level):
         lag = max(a.lag for a in tracked)
         return [self.delayed(a, lag - a.lag) if isinstance(a, Tracked) else a for a in operands]
 
+    def spread(self, first: Any, axis: int, rank: int = 1) -> Any:
+        """The number `first`; of a block the numbers from it on, along `axis` of so many."""
+        if self.block is None:
+            return first
+        return first + jnp.arange(self.block, dtype=jnp.int32).reshape(resized((1,) * rank, axis, self.block))
+
     def parts(self, const: Const, axis: int, like: Tracked) -> list[Node]:
         """The slices of a constant for the present step."""
         count = len(like.pieces)
-        if not const.varies(axis):
-            return [fixed(const.slice(axis, 0, 1))] * count
+        if not const.varies(axis) and (self.block is None or const.source is not None):
+            return [fixed(const.slice(axis, 0, self.block or 1))] * count
         self.bounded = self.bounded or not const.of_part
         clock = self.part_clock if const.of_part else self.clock
+        if self.block is not None:
+            of_block = self.block
+            if like.lag == 0 and const.shape[axis] >= self.length:
+                return [Node(lambda t: const.slice(axis, t, of_block), [clock])]
+            return [Node(lambda t: taken(const.value, self.spread(t - like.lag, 0), axis), [clock])]
 
         def at(t: Any, j: int, width: int) -> Any:
             index = t * count + int(j - like.lag)
@@ -323,11 +351,14 @@ class Loop(Level):
         return [Node(lambda x, j=j: x[along(axis, j, j + 1)], [step]) for j in range(count)]
 
     def taps(self, a: Tracked, places: Sequence[int]) -> list[Node]:
-        """The pieces at `places`, counted from the first of the step; those below 0 from a memory."""
+        """The pieces at `places`, counted from the first of the step; those below 0 from a memory.
+
+        Of a block the piece at place -k is the block as it lies k indices earlier.
+        """
         past = sorted({j for j in places if j < 0})
         read: dict[int, Node] = {}
         if past:
-            kind = Ring if -past[0] >= FAR else Window
+            kind = Ring if -past[0] >= FAR and self.block is None else Window
             read = dict(zip(past, self.memory(kind, a).read(past), strict=True))
         return [read[j] if j < 0 else a.pieces[j] for j in places]
 
@@ -371,7 +402,7 @@ class Loop(Level):
             return a
 
         def function(t: Any, x: Any, j: int) -> Any:
-            index = t * count - a.lag + j
+            index = self.spread(t * count - a.lag + j, a.axis, len(a.shape))
             there = index >= 0 if low else index < length
             if low and high:
                 there &= index < length

@@ -1,6 +1,7 @@
 """Nested loops over the axes of an event: rows, columns, the channels of a pixel; positions of a sequence."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import jax
@@ -24,7 +25,7 @@ Draw = Callable[[Array, Any], tuple[Array, Any]]
 """`draw(params, plan) -> (x, kept)`: values of some positions, and arrays of their shape to hand out."""
 
 DrawRow = Callable[[Callable[[Array], tuple[Array, Any]], Any], tuple[Array, Any, Any]]
-"""`draw_row(function, plan) -> (x, kept, aux)` of a whole row, of which `function(x) -> (params, aux)`."""
+"""`draw_row(function, plan) -> (x, kept, aux)` of a row, or a block, of which `function(x) -> (params, aux)`."""
 
 
 class NotCausal(ValueError):
@@ -105,8 +106,7 @@ def targets_of(level: Level) -> list[Node]:
     """The parameters of each position of a step."""
     out = level.outs[0]
     if isinstance(out, Const):
-        like = Tracked(level.inputs, level.axis, 0, level.example.shape, level.example.dtype)
-        return level.parts(out, level.axis, like)
+        return level.parts(out, level.axis, level.entered())
     assert isinstance(out, Tracked)
     if isinstance(level, Loop):
         return out.pieces
@@ -148,13 +148,42 @@ def sampled(
     return x, kept, stepper.outputs(values)
 
 
+def in_blocks(function: Any, example: Any, plan: Any, block: int, context: "Context") -> Any:
+    """What is handed out for all positions of a causal function, so many of which are drawn together.
+
+    What remains after the last whole block is a shorter one.
+    """
+    axis, *inner = axes_of(example.shape)
+    length = example.shape[axis]
+    whole = length - length % block
+
+    def drawn(carry: Any, start: int, stop: int, size: int) -> tuple[Any, Any]:
+        level = Loop(function, example, axis, context.facts, True, block=size)
+        if isinstance(level.outs[0], Late):
+            raise ValueError(f"a network that can be sampled in blocks is wanted: {level.outs[0].why}")
+        stepper = Stepper(level, inner, [], context)
+        of_blocks = jax.tree.map(
+            lambda leaf: cut(lax.slice_in_dim(leaf, start, stop, axis=axis), axis, size), plan
+        )
+        steps = jnp.arange(start, stop, size, dtype=jnp.int32), of_blocks
+        carry, (_, kept, _) = lax.scan(stepper, stepper.initial() if carry is None else carry, steps)
+        return carry, jax.tree.map(lambda leaf: merged(leaf, axis), kept)
+
+    carry, parts = None, []
+    for start, stop, size in ((0, whole, block), (whole, length, length - whole)):
+        if start < stop:
+            carry, kept = drawn(carry, start, stop, size)
+            parts.append(kept)
+    return jax.tree.map(lambda *leaves: jnp.concatenate(leaves, axis), *parts)
+
+
 class Context:
     """What the levels of one function share."""
 
     def __init__(
         self, draw: Draw, assume_causal: bool = False, of_part: Sequence[Any] = (), draw_row: DrawRow | None = None
     ):
-        """`of_part` are constants of the present part of a stream; `draw_row` draws rows instead of a loop."""
+        """`of_part` are constants of the present part of a stream; `draw_row` draws instead of an inner loop."""
         self.facts, self.assume_causal = Facts(of_part), assume_causal
         self.draw, self.draw_row = draw, draw_row
 
@@ -225,11 +254,12 @@ class Period:
 
     def positions(self, plan: Any) -> tuple[Array, Any]:
         """The values of the positions, and what is handed out."""
-        axis, found = self.level.axis, []
-        rows = self.context.draw_row is not None
+        axis, found, n = self.level.axis, [], self.level.block or 1
+        together, blocks = self.context.draw_row is not None, self.level.block is not None
         for p, source in enumerate(self.level.inputs):
-            own = jax.tree.map(lambda leaf, p=p: lax.slice_in_dim(leaf, p, p + 1, axis=axis), plan)
-            if self.axes and (rows or self.targets[p].last == p):  # else what lies along them is independent
+            own = jax.tree.map(lambda leaf, p=p: lax.slice_in_dim(leaf, p * n, (p + 1) * n, axis=axis), plan)
+            # else what lies along the other axes is independent
+            if blocks or (self.axes and (together or self.targets[p].last == p)):
                 x, kept = self._by_inner_loop(p, own)
             else:
                 x, kept = self.context.draw(memo_of(self.targets[p], self.memo), own)
@@ -238,7 +268,7 @@ class Period:
         return found[0] if len(found) == 1 else jax.tree.map(lambda *leaves: jnp.concatenate(leaves, axis), *found)
 
     def _by_inner_loop(self, p: int, plan: Any) -> tuple[Array, Any]:
-        """One position, by the loops over the other axes.
+        """One position by the loops over the other axes, or what is drawn together by `draw_row`.
 
         Of what depends on it and is needed after it, what the parameters need as well (or what comes with it, such
         as the cell of an LSTM) is handed out by these loops; the rest is computed of the whole position once that
@@ -264,11 +294,14 @@ class Period:
 
         example = self.level.example
         part = jax.ShapeDtypeStruct(resized(example.shape, self.level.axis, 1), example.dtype)
-        level = interpreted(position, part, self.axes, context.facts, context.assume_causal)
+        inner = partial(interpreted, position, part, self.axes, context.facts, context.assume_causal)
         if context.draw_row:
+            if self.level.block is None:
+                inner()  # it is causal
             x, kept, values = context.draw_row(row, plan)
             memo.update(zip(arrays, values, strict=True))
         else:
+            level = inner()
             wanted = self._handed_out(level, p, arrays, roots)
             x, kept, values = sampled(level, self.axes[1:], plan, list(wanted.values()), context)
             memo.update(zip(wanted, values, strict=True))
@@ -344,11 +377,16 @@ def sample(
     plan: Any,
     assume_causal: bool = False,
     draw_row: DrawRow | None = None,
+    block: int | None = None,
 ) -> Any:
     """What `draw` hands out for all positions of `example`'s shape, whose parameters are `function(x)`.
 
-    With `draw_row` the rows of an image, all positions of each, are what that hands out.
+    With `draw_row` the rows of an image, all positions of each, are what that hands out; or, along the first axis,
+    blocks of so many positions.
     """
+    if block is not None:
+        check_causal(function, example, assume_causal=assume_causal)
+        return in_blocks(function, example, plan, block, Context(draw, assume_causal, draw_row=draw_row))
     context, axes = Context(draw, assume_causal, draw_row=draw_row), axes_of(example.shape)
     if len(axes) > 1 and example.shape[axes[-1]] == 1:
         axes = axes[:-1]

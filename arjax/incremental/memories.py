@@ -5,13 +5,14 @@ A memory is a source of the step, read through `node`, and `new`, what it holds 
 """
 
 from collections.abc import Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
-from arjax.incremental.values import Node, Tracked, along, resized
+from arjax.incremental.values import Node, Tracked, along, resized, taken
 
 if TYPE_CHECKING:
     from arjax.incremental.level import Loop
@@ -73,8 +74,14 @@ class Window(Memory):
     def read(self, places: Sequence[int]) -> list[Node]:
         """The indices at `places` below 0, counted from the first of the step."""
         self.span = max(self.span, -min(places))
+        size = self.loop.block or 1
+
+        def piece(held: Array, *own: Array, j: int) -> Array:
+            past = held[along(self.axis, self.span + j, min(self.span + j + size, self.span))]
+            return jnp.concatenate([past, own[0][along(self.axis, 0, size + j)]], self.axis) if own else past
+
         return [
-            Node(lambda held, j=j: held[along(self.axis, self.span + j, self.span + j + 1)], [self.node])
+            Node(partial(piece, j=j), [self.node] if j <= -size else [self.node, *self.array.pieces])
             for j in places
         ]
 
@@ -85,9 +92,8 @@ class Window(Memory):
 
     def _moved(self, held: Array, *pieces: Array) -> Array:
         parts = pieces[-self.span :] if len(pieces) >= self.span else (held, *pieces)
-        if len(parts) == 1:
-            return parts[0]
-        return jnp.concatenate(parts, self.axis)[along(self.axis, -self.span, None)]
+        latest = parts[0] if len(parts) == 1 else jnp.concatenate(parts, self.axis)
+        return latest if latest.shape[self.axis] == self.span else latest[along(self.axis, -self.span, None)]
 
     def initial(self) -> Array:
         """Zeros, and what is known before the first step."""
@@ -127,14 +133,18 @@ class Ring(Memory):
 
     def read_from(self, table: np.ndarray, lag: int) -> Node:
         """The index `table[t - lag]` of all so far, the present one included."""
-        self.span = self.array.shape[self.axis]
+        self.span = max(self.array.shape[self.axis], self.loop.length)  # of a cropped array, what is cropped too
         places = jnp.asarray(table)
+
+        def of_block(held: Array, t: Array, piece: Array) -> Array:
+            known = lax.dynamic_update_slice_in_dim(held, piece, t, self.axis)
+            return taken(known, taken(places, self.loop.spread(t - lag, 0), 0) + self.array.lag, self.axis)
 
         def at(held: Array, t: Array, piece: Array) -> Array:
             place = places[t - lag]
             return jnp.where(place == t - self.array.lag, piece, self._at(held, place + self.array.lag))
 
-        return Node(at, [self.node, self.loop.clock, *self.array.pieces])
+        return Node(at if self.loop.block is None else of_block, [self.node, self.loop.clock, *self.array.pieces])
 
     def read_rows(self, table: np.ndarray, span: int) -> Node:
         """The indices `table[t]`, at most `span` before the present one, as one array; anything where below 0."""

@@ -191,8 +191,9 @@ def at_once(consts: Iterable[Const], size: int) -> Iterator[None]:
 class Tracked:
     """An array that depends on the input, as its pieces along one axis, each known at its own time.
 
-    In a loop a step has `len(pieces)` of its indices: at step t those from `t * len(pieces) - lag` on. Without a
-    loop the pieces are all there is, of any `sizes`; an array with a single time is one piece, and its axis None.
+    In a loop a step has `len(pieces)` of its indices: at step t those from `t * len(pieces) - lag` on; a step that
+    is a block has one piece of as many indices. Without a loop the pieces are all there is, of any `sizes`; an
+    array with a single time is one piece, and its axis None.
 
     Attributes:
         pieces: nodes, each of an index (or `sizes` of them) along `axis`.
@@ -246,6 +247,11 @@ Value = Const | Tracked | Late
 def resized(shape: Iterable[int], axis: int | None, width: int) -> tuple[int, ...]:
     """`shape` with another length of an axis."""
     return tuple(width if i == axis else size for i, size in enumerate(shape))
+
+
+def taken(x: Any, places: Any, axis: int) -> Any:
+    """The indices at `places` of an axis, the nearest one for those out of range."""
+    return jnp.take(x, places, axis, mode="clip")
 
 
 def along(axis: int, start: int | None, stop: int | None) -> tuple[slice, ...]:

@@ -90,6 +90,8 @@ class Convolution:
         if not places:
             shape = resized(shape_of(self.eqn), self.d.out_spec[2 + self.s], 1)
             return Node(lambda: jnp.zeros(shape, dtype_of(self.eqn)))
+        if self.level.block is not None and not self.flat(a):
+            return self.of_block(a, places)
         nodes = self.level.taps(a, [j for _, j in places])
         last = max(node.last for node in nodes) if self.level.inner else -1
         groups = itertools.groupby(zip(places, nodes, strict=True), key=lambda item: item[1].last >= last)
@@ -103,6 +105,19 @@ class Convolution:
         for more in sums[1:]:
             total = Node(lax.add, [total, more])
         return total
+
+    def of_block(self, a: Tracked, places: list[tuple[int, int]]) -> Node:
+        """A block, of all that its taps reach."""
+        start, reach = places[0][1], places[-1][1] - places[0][1] + (self.level.block or 1)
+        window: Window = self.level.memory(Window, a)
+        padding = [(0, 0) if i == self.s else sides for i, sides in enumerate(self.padding)]
+        before = [window.read_run(start)] if start < 0 else []
+
+        def convolve(*parts: Array) -> Array:
+            x = jnp.concatenate(parts, a.axis)[along(a.axis, 0, reach)]
+            return bind(self.eqn, x, self.kernel.value, padding=tuple(padding))
+
+        return Node(convolve, [*before, *a.pieces])
 
     def run_of(self, a: Tracked, places: list[int]) -> Node | None:
         """The neighbouring places of a window as one array."""

@@ -18,7 +18,7 @@ from arjax.incremental.rules.common import (
     without_history,
 )
 from arjax.incremental.rules.shapes import finer
-from arjax.incremental.values import KNOWN, Const, Node, Tracked, Value, resized
+from arjax.incremental.values import KNOWN, Const, Node, Tracked, Value, resized, taken
 
 
 @rule("gather")
@@ -99,7 +99,12 @@ def looked_up(level: Loop, eqn: Any, a: Tracked, places: np.ndarray, shape: tupl
         if fill is None and not jnp.issubdtype(a.dtype, jnp.inexact):
             raise NoRule(f"{level.where(eqn)} takes integers from positions out of range")
         fill = jnp.nan if fill is None else fill
-        node = Node(lambda t, x: jnp.where(there[t - lag], x, jnp.asarray(fill, x.dtype)), [level.clock, node])
+
+        def filled(t: Any, x: Any) -> Any:
+            known = taken(there, level.spread(t - lag, a.axis, x.ndim), 0) if level.block else there[t - lag]
+            return jnp.where(known, x, jnp.asarray(fill, x.dtype))
+
+        node = Node(filled, [level.clock, node])
     out = replace(a, pieces=[node], lag=lag, shape=shape, whole=None)
     return blamed(level, eqn, out, lag > 0, f"takes {level.named_axis([a])}, {lag} ahead")
 

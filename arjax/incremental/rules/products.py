@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
@@ -50,7 +51,9 @@ def dot_general(level: Loop, eqn: Any, ins: list[Any]) -> list[Value]:
             for free in frees[1 - k]:
                 if other.shape[free] == other.shape[summed] > 1 and triangular(zeros, free, summed):
                     pieces = level.parts(other, free, level.delayed(a, max(-a.lag, 0)))
-                    mixing = Tracked(pieces, free, 0, other.shape, other.dtype, history=summed, hidden="zero")
+                    mixing = Tracked(
+                        pieces, free, 0, other.shape, other.dtype, sizes=a.sizes, history=summed, hidden="zero"
+                    )
                     return dot_general(level, eqn, [mixing if i != k else a for i in range(2)])
         if a.axis in contract[k]:
             flipped(level, a)
@@ -76,13 +79,14 @@ def dot_general(level: Loop, eqn: Any, ins: list[Any]) -> list[Value]:
                 raise NoRule(f"{level.where(eqn)} sums over {level.named_axis(ins)}")
             finished(level, a, eqn, "zero")
             a, node = with_cache(level, eqn, ins, k, frees)
-            return [Tracked([node], place_of(eqn, frees, k, a.axis), a.lag, shape, dtype, blame=a.blame)]
+            axis = place_of(eqn, frees, k, a.axis)
+            return [Tracked([node], axis, a.lag, shape, dtype, sizes=a.sizes, blame=a.blame)]
     if x.history is None and y.history is None and x.axis in frees[0] and y.axis in frees[1]:
         k = 1 if number in level.flips else 0
         other = ins[1 - k]
         a, node = with_cache(level, eqn, ins, k, frees)
         axis, history = place_of(eqn, frees, k, a.axis), place_of(eqn, frees, 1 - k, other.axis)
-        out = Tracked([node], axis, a.lag, shape, dtype, blame=a.blame)
+        out = Tracked([node], axis, a.lag, shape, dtype, sizes=a.sizes, blame=a.blame)
         return [replace(out, history=history, product=number, hidden=None, lead=a.lag - other.lag)]
     for k, a in enumerate(ins):
         if a.axis in contract[k]:
@@ -103,6 +107,8 @@ def with_cache(level: Loop, eqn: Any, ins: Sequence[Any], k: int, frees: list[li
     a, other = ins[k], ins[1 - k]
     other = level.delayed(other, max(-other.lag, 0))
     a = level.delayed(a, max(other.lag - a.lag, 0))
+    if level.block is not None and other.lag:
+        raise NoRule(f"{level.where(eqn)}: there is no rule in blocks for attention to what lags behind")
     contract, batch = eqn.params["dimension_numbers"]
     pairs = sorted(zip(contract[1 - k], contract[k], strict=True), key=lambda pair: pair[0] != other.axis)
     theirs, own = ([int(axis) for axis in axes] for axes in zip(*pairs, strict=True))
@@ -111,6 +117,7 @@ def with_cache(level: Loop, eqn: Any, ins: Sequence[Any], k: int, frees: list[li
     b, n, inner = (math.prod(other.shape[i] for i in axes) for axes in (batch[1 - k], free, theirs))
     axis = 1 if other.axis in theirs else 2
     stride = (inner if axis == 1 else n) // other.shape[other.axis]
+    spare = max(level.length - other.shape[other.axis], 0) * stride  # where what is cropped is written, not read
 
     def matrices(x: Array) -> Array:
         sizes = [b, inner, n]
@@ -119,7 +126,8 @@ def with_cache(level: Loop, eqn: Any, ins: Sequence[Any], k: int, frees: list[li
 
     key = "cache", tuple(order), axis, other.lag, *other.pieces
     if key not in level.readers:
-        level.readers[key] = KVCache(level, other, axis, (b, inner, n), stride, matrices)
+        shape = (b, inner + spare, n) if axis == 1 else (b, inner, n + spare)
+        level.readers[key] = KVCache(level, other, axis, shape, stride, matrices)
     memory = level.readers[key]
     level.bounded = True
     first = len(batch[0])
@@ -136,9 +144,11 @@ def with_cache(level: Loop, eqn: Any, ins: Sequence[Any], k: int, frees: list[li
         x, own = lax.transpose(x, own_order).reshape(b, -1, inner), matrices(own)
         here = (t - other.lag) * stride
         if axis == 1:
-            out = dot(x, held) + dot(lax.dynamic_slice_in_dim(x, here, stride, 2), own)
+            x = jnp.pad(x, ((0, 0), (0, 0), (0, spare))) if spare else x
+            out = dot(x, held) + dot(lax.dynamic_slice_in_dim(x, here, own.shape[1], 2), own)
         else:
             out = lax.dynamic_update_slice_in_dim(dot(x, held), dot(x, own), here, 2)
+            out = lax.slice_in_dim(out, 0, n, axis=2) if spare else out
         return lax.transpose(out.reshape(sizes), places)
 
     return a, Node(product, [level.clock, a.pieces[0], memory.node, other.pieces[0]])

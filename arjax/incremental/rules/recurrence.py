@@ -65,9 +65,14 @@ def total(level: Loop, eqn: Any, a: Tracked) -> Tracked:
     nothing = {"cumsum": 0, "cumprod": 1, "cummin": most}.get(name, least)
     state = RecurrentState(level, jnp.full(resized(a.shape, a.axis, 1), nothing, a.dtype))
     pieces, last = [], state.node
-    for piece in a.pieces:
-        last = Node(combine, [last, piece])
-        pieces.append(last)
+    if level.block is None:
+        for piece in a.pieces:
+            last = Node(combine, [last, piece])
+            pieces.append(last)
+    else:
+        both = Node(lambda before, x: bind(eqn, jnp.concatenate([before, x], a.axis)), [last, *a.pieces])
+        pieces.append(Node(lambda x: x[along(a.axis, 1, None)], [both]))
+        last = Node(lambda x: x[along(a.axis, -1, None)], [both])
     state.new = last
     if level.whole_input is not None:
         state.whole = Node(lambda x: bind(eqn, x)[along(a.axis, -1, None)], [whole(a)])
@@ -115,7 +120,15 @@ def scan(level: Loop, eqn: Any, ins: list[Any]) -> list[Value]:
         outs = body(*values, *v[:num_carry], *[x[0] for x in v[num_carry:]])
         return [*outs[:num_carry], *[y[None] for y in outs[num_carry:]]]
 
-    ys = chained(states, columns, step, len(eqn.outvars) - num_carry)
+    def of_block(*v: Any) -> list[Any]:
+        def position(states: list[Any], x: list[Any]) -> tuple[list[Any], list[Any]]:
+            outs = body(*values, *states, *x)
+            return outs[:num_carry], outs[num_carry:]
+
+        last, ys = lax.scan(position, list(v[:num_carry]), list(v[num_carry:]))
+        return [*last, *ys]
+
+    ys = chained(states, columns, step if level.block is None else of_block, len(eqn.outvars) - num_carry)
     if level.whole_input is not None:
         wholes = [a.whole if isinstance(a, Tracked) else fixed(a.value) for a in xs]
         entire = Node(lambda *v: bind(eqn, *values, *[a.value for a in carry], *v), wholes)  # type: ignore[arg-type]

@@ -193,7 +193,7 @@ def pieced(level: Loop, ins: Sequence[Tracked], axis: int, shape: tuple[int, ...
     def piece(t: Any, *values: Any) -> Any:
         out = values[0]
         for s, v in zip(starts[1:], values[1:], strict=True):
-            out = jnp.where(t - lag >= s, v, out)
+            out = jnp.where(level.spread(t - lag, axis, len(shape)) >= s, v, out)
         return out
 
     level.bounded = True
