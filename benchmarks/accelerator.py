@@ -227,9 +227,10 @@ def append(results: Path, row: common.Row) -> None:
 
 
 def sample(args: argparse.Namespace, name: str, batch: int) -> Iterator[common.Row]:
-    """The samplers of one network at one batch size: "rows" at batch 1, where launches weigh most."""
+    """The samplers of one network at one batch size: "rows" or "blocks" at batch 1, where launches weigh most."""
     model, event = models(args)[name]
-    methods = ["cached", "naive"] + ["rows"] * (batch == 1 and len(event) == 3 and not hasattr(model, "ranks"))
+    together = "rows" if len(event) == 3 and not hasattr(model, "ranks") else "blocks"
+    methods = ["cached", "naive"] + [together] * (batch == 1)
     for row in sampling.measure(model, event, batch, methods, args.naive_seconds, args.seconds):
         yield {"model": name, "batch": batch, **row}
 

@@ -126,6 +126,29 @@ RESULTS = (
         headline=True,
     ),
     Result(
+        "multiscale",
+        "`ParallelMultiscale`, as large a `GatedPixelCNN`; 800 steps each",
+        "binarized MNIST",
+        "**{parallel multiscale:.2f}**, with fewer channels after the second doubling {tapered multiscale:.2f}, "
+        "the full model {Gated PixelCNN:.2f} (per-position histogram: {per-position histogram:.2f}); none converged",
+        "nats",
+    ),
+    Result(
+        "subscale_depth",
+        "`DepthUpscaling` of two `Subscale`, and its decoder in raster order, as large; 250 steps each",
+        "MNIST, 256 levels",
+        "**{subscale:.3f}** ({  of which high:.3f} of the 3 high bits, {  of which low:.3f} of the 5 low ones), "
+        "{raster:.3f} (per-position histogram: {per-position histogram:.3f}); none converged",
+        "bits/dim",
+    ),
+    Result(
+        "moving_digits",
+        "`Subscale` in time: frames 1 and 5 first; a `GatedPixelCNN` of all frames at once, as large",
+        "moving digits, generated, 8 frames of 16x16, 4 levels",
+        "**{in time:.3f}**, {direct:.3f} (per-position histogram: {per-position histogram:.3f})",
+        "bits/dim",
+    ),
+    Result(
         "anomaly_digits",
         "`GatedPixelCNN` and a background model",
         "digits against their negatives; constant images",
