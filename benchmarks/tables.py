@@ -130,7 +130,7 @@ RESULTS = (
         "`ParallelMultiscale`, as large a `GatedPixelCNN`; 800 steps each",
         "binarized MNIST",
         "**{parallel multiscale:.2f}**, with fewer channels after the second doubling {tapered multiscale:.2f}, "
-        "the full model {Gated PixelCNN:.2f} (per-position histogram: {per-position histogram:.2f}); none converged",
+        "the full model {Gated PixelCNN:.2f} (per-position histogram: {per-position histogram:.2f}); not converged",
         "nats",
     ),
     Result(
@@ -138,7 +138,7 @@ RESULTS = (
         "`DepthUpscaling` of two `Subscale`, and its decoder in raster order, as large; 250 steps each",
         "MNIST, 256 levels",
         "**{subscale:.3f}** ({  of which high:.3f} of the 3 high bits, {  of which low:.3f} of the 5 low ones), "
-        "{raster:.3f} (per-position histogram: {per-position histogram:.3f}); none converged",
+        "{raster:.3f} (per-position histogram: {per-position histogram:.3f}); not converged",
         "bits/dim",
     ),
     Result(
