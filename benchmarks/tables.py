@@ -130,7 +130,7 @@ RESULTS = (
         "`ParallelMultiscale`, as large a `GatedPixelCNN`; 800 steps each",
         "binarized MNIST",
         "**{parallel multiscale:.2f}**, with fewer channels after the second doubling {tapered multiscale:.2f}, "
-        "the full model {Gated PixelCNN:.2f} (per-position histogram: {per-position histogram:.2f}); not converged",
+        "full {Gated PixelCNN:.2f} (per-position histogram: {per-position histogram:.2f}), not converged",
         "nats",
     ),
     Result(
