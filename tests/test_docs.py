@@ -2,6 +2,7 @@
 
 import ast
 import doctest
+import functools
 import importlib
 import inspect
 import json
@@ -32,6 +33,8 @@ def public(module):
                     member = member.fget
                 if isinstance(member, (classmethod, staticmethod)):
                     member = member.__func__
+                if isinstance(member, functools.cached_property):
+                    member = member.func
                 ours = getattr(member, "__module__", None) == module.__name__
                 if ours and inspect.isroutine(member) and not attribute.startswith("_"):
                     yield f"{name}.{attribute}", member

@@ -136,9 +136,8 @@ SLOW = set(CHECKS) - {
         "made_mnist 1hl",
         "cifar10 gated",
         "transformer text",
-        "pixelsnail digits-zigzag",
     ),
-    *("pixelrnn digits", "gray_then_colour coloured-digits", "multiscale", "subscale mnist", "moving_digits"),
+    *("pixelrnn digits", "gray_then_colour coloured-digits", "subscale mnist"),
     *(
         "receptive_fields",
         "autoencoder",
