@@ -139,7 +139,6 @@ SLOW = set(CHECKS) - {
     ),
     *("pixelrnn digits", "gray_then_colour coloured-digits", "subscale mnist"),
     *(
-        "receptive_fields",
         "autoencoder",
         "anomaly",
         "char_rnn",
