@@ -134,6 +134,13 @@ RESULTS = (
         "nats",
     ),
     Result(
+        "subscale_mnist",
+        "`Subscale`, 2 x 2 slices, and its decoder in raster order, as large; 600 steps each",
+        "binarized MNIST",
+        "**{subscale:.2f}**, {raster:.2f}; not converged",
+        "nats",
+    ),
+    Result(
         "subscale_depth",
         "`DepthUpscaling` of two `Subscale`, and its decoder in raster order, as large; 250 steps each",
         "MNIST, 256 levels",
