@@ -123,8 +123,8 @@ def sample_from_noise(
         raise ValueError(f"method is one of {', '.join(_METHODS)}, got {method!r}")
     if return_iterations and method not in COUNTED:
         raise ValueError(f"only the methods {', '.join(COUNTED)} count iterations, got method={method!r}")
-    if block < 1:
-        raise ValueError(f"blocks of 1 position or more are wanted, got block={block}")
+    if not isinstance(block, int) or block < 1:
+        raise ValueError(f"block: an integer of 1 or more is wanted, got {block!r}")
     plan = check_plan(model, noise, evidence)
     batch = len(jax.tree.leaves(plan.noise)[0])
     limits = check_draw(model.output, temperature, top_p, batch)

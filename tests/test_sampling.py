@@ -74,7 +74,8 @@ def test_blocks_want_sequences():
         r"sequences .* are wanted for method='blocks', got Histogram and noise of shape \(5, 2, 3\)",
         method="blocks",
     )
-    refuse("blocks of 1 position or more are wanted, got block=0", method="blocks", block=0)
+    for block in (0, 2.5):
+        refuse(f"block: an integer of 1 or more is wanted, got {block}", method="blocks", block=block)
 
 
 VALUES, KNOWN = np.zeros((5, 2, 3), np.int32), np.ones((5, 2, 3), bool)

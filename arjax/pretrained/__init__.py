@@ -125,7 +125,7 @@ def _read(name: str) -> tuple[dict[str, np.ndarray], Any, Card]:
         if record["digest"] != _digest(arrays, record):
             raise ValueError("the file does not fit its digest")
         return arrays, record.pop("model"), Card(**record)
-    except Exception as error:
+    except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{path} is damaged, wanted it as installed: install arjax anew") from error
 
 
